@@ -1,0 +1,10 @@
+// The parts of the extension module that live in files of their own.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace tektra {
+
+void bind_sampler(nanobind::module_& m);
+
+}  // namespace tektra

@@ -1,0 +1,180 @@
+// Python's view of the core: a Program that is built once and run step by step. The GIL is released
+// round everything that takes time. No logic lives here.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "../core/attention_plan.h"
+#include "bindings.h"
+#include "tektra/cpu_features.h"
+#include "tektra/program.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace tektra {
+namespace {
+
+template <class T>
+using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ints = Vector<int32_t>;
+using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Output = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
+
+// Runs the first `num_ops` ops and returns the output rows of `buffer`, which belong to the
+// program and are overwritten by the next run.
+Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_starts,
+           Ints num_cached, Table block_tables, Ints output_rows, size_t num_ops, int32_t buffer) {
+    auto& program = nb::cast<Program&>(self);
+    const size_t num_sequences = num_cached.shape(0);
+    if (positions.shape(0) != token_ids.shape(0) || row_starts.shape(0) != num_sequences + 1 ||
+        block_tables.shape(0) != num_sequences) {
+        throw std::invalid_argument("step: its arrays differ in length");
+    }
+    const StepView step{
+        .num_rows = token_ids.shape(0),
+        .num_sequences = num_sequences,
+        .num_outputs = output_rows.shape(0),
+        .table_width = block_tables.shape(1),
+        .token_ids = token_ids.data(),
+        .positions = positions.data(),
+        .row_starts = row_starts.data(),
+        .num_cached = num_cached.data(),
+        .block_tables = block_tables.data(),
+        .output_rows = output_rows.data(),
+    };
+    {
+        nb::gil_scoped_release released;
+        program.run(step, num_ops);
+    }
+    const size_t shape[2] = {step.num_outputs, program.width_of(buffer)};
+    const int64_t strides[2] = {static_cast<int64_t>(program.stride_of(buffer) / sizeof(float)), 1};
+    return Output(program.rows_of(buffer), 2, shape, self, strides);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "The native core of Tektra.";
+
+    m.def(
+        "compiled_isas",
+        [] {
+            const char* const* names;
+            const size_t n = compiled_isas(&names);
+            return std::vector<std::string>(names, names + n);
+        },
+        "Names of the instruction sets that were compiled in, worst first.");
+    m.def(
+        "runs_here", [](const std::string& isa) { return isa_runs_here(isa.c_str()); }, "isa"_a,
+        "Whether this machine has the instruction set.");
+    m.def(
+        "isa",
+        [](const std::string& forced) { return std::string(kernel_table(forced.c_str()).name); },
+        "forced"_a = "", "The instruction set that is used: the best there is, or `forced`.");
+    m.def(
+        "cpu_features",
+        [] {
+            const CpuFeature* features;
+            const size_t n = cpu_features(&features);
+            std::vector<std::pair<std::string, bool>> out;
+            for (size_t i = 0; i < n; ++i) out.emplace_back(features[i].name, features[i].present);
+            return out;
+        },
+        "Features that are looked at, and whether this machine has them.");
+    m.def(
+        "packed_bytes",
+        [](const std::string& isa, int32_t type, size_t rows, size_t width) {
+            if (type < 0 || type >= kMaxWeightType) return size_t{0};
+            const LinearKernel& kernel = kernel_table(isa.c_str()).linear[type];
+            if (kernel.lanes == 0 || width % kernel.block_width != 0) return size_t{0};
+            return (rows + kernel.lanes - 1) / kernel.lanes * kernel.group_bytes(width);
+        },
+        "isa"_a, "type"_a, "rows"_a, "width"_a,
+        "Bytes of a packed matrix of a GGUF type id; 0 where there is no kernel for it.");
+    m.def(
+        "reads_quantized",
+        [](const std::string& isa, int32_t type) {
+            return type >= 0 && type < kMaxWeightType &&
+                   kernel_table(isa.c_str()).linear[type].quantized_input;
+        },
+        "isa"_a, "type"_a, "Whether matrices of this type multiply int8 activations.");
+
+    m.def(
+        "attention_bytes",
+        [](std::vector<int64_t> ints, size_t num_threads, size_t max_rows, size_t num_kv_blocks) {
+            if (ints.size() != 7) throw std::invalid_argument("an attention op has seven numbers");
+            const AttentionNumbers a(
+                Op{OpCode::kAttention, {}, {}, {}, std::move(ints), {0.0f, 0.0f}});
+            const Limits limits{num_threads, max_rows, 0, num_kv_blocks};
+            return std::pair(a.scratch() * num_threads * sizeof(float),
+                             a.partials(limits) * sizeof(float));
+        },
+        "ints"_a, "num_threads"_a, "max_rows"_a, "num_kv_blocks"_a,
+        "Scratch bytes, for the threads and for splits, of an attention op with these numbers.");
+
+    nb::class_<Program>(m, "Program", "A compiled model; see native/include/tektra/program.h.")
+        .def(
+            "__init__",
+            [](Program* self, const std::string& isa, size_t num_threads, size_t max_rows,
+               size_t max_outputs, size_t num_kv_blocks) {
+                new (self) Program(kernel_table(isa.c_str()),
+                                   {num_threads, max_rows, max_outputs, num_kv_blocks});
+            },
+            "isa"_a, "num_threads"_a, "max_rows"_a, "max_outputs"_a, "num_kv_blocks"_a)
+        .def(
+            "add_matrix",
+            [](Program& p, int32_t type, size_t rows, size_t width) {
+                return p.add_matrix(static_cast<WeightType>(type), rows, width);
+            },
+            "type"_a, "rows"_a, "width"_a)
+        .def(
+            "pack_matrix",
+            [](Program& p, int32_t matrix, Vector<uint8_t> rows) {
+                nb::gil_scoped_release released;
+                p.pack_matrix(matrix, rows.data(), rows.size());
+            },
+            "matrix"_a, "rows"_a)
+        .def(
+            "add_vector",
+            [](Program& p, Vector<float> values) {
+                return p.add_vector(values.data(), values.size());
+            },
+            "values"_a)
+        .def(
+            "add_frequencies",
+            [](Program& p, Vector<double> values, double magnitude) {
+                return p.add_frequencies(values.data(), values.size(), magnitude);
+            },
+            "values"_a, "magnitude"_a)
+        .def("add_cache", &Program::add_cache, "num_kv_heads"_a, "head_dim"_a, "value_dim"_a)
+        .def(
+            "add_buffer",
+            [](Program& p, size_t offset, size_t stride, size_t width, bool outputs) {
+                return p.add_buffer(offset, stride, width,
+                                    outputs ? Rows::kOutputs : Rows::kTokens);
+            },
+            "offset"_a, "stride"_a, "width"_a, "outputs"_a)
+        .def(
+            "add_op",
+            [](Program& p, int32_t code, std::vector<int32_t> in, std::vector<int32_t> out,
+               std::vector<int32_t> weights, std::vector<int64_t> ints, std::vector<float> floats) {
+                p.add_op({static_cast<OpCode>(code), std::move(in), std::move(out),
+                          std::move(weights), std::move(ints), std::move(floats)});
+            },
+            "code"_a, "inputs"_a, "outputs"_a, "weights"_a, "ints"_a, "floats"_a)
+        .def("finish", &Program::finish, "arena_bytes"_a)
+        .def("run", &run, "token_ids"_a, "positions"_a, "row_starts"_a, "num_cached"_a,
+             "block_tables"_a, "output_rows"_a, "num_ops"_a, "buffer"_a)
+        .def_prop_ro("num_ops", &Program::num_ops)
+        .def_prop_ro("isa", [](const Program& p) { return std::string(p.isa()); })
+        .def_prop_ro("weight_bytes", &Program::weight_bytes)
+        .def_prop_ro("cache_bytes", &Program::cache_bytes)
+        .def_prop_ro("activation_bytes", &Program::activation_bytes);
+
+    bind_sampler(m);
+}
+
+}  // namespace tektra

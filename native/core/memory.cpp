@@ -1,0 +1,40 @@
+#include "tektra/memory.h"
+
+#include <new>
+
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <sys/mman.h>
+#endif
+
+namespace tektra {
+
+Memory::Memory(size_t bytes) : size_(bytes) {
+    if (bytes == 0) return;
+#if defined(_WIN32)
+    data_ = static_cast<uint8_t*>(
+        VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE));
+    if (data_ == nullptr) throw std::bad_alloc();
+#else
+    void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) throw std::bad_alloc();
+    data_ = static_cast<uint8_t*>(mapped);
+#if defined(MADV_HUGEPAGE)
+    // streaming weights through 4 KiB pages spends a good part of the time in page walks
+    constexpr size_t kWorthwhile = 4u << 20;
+    if (bytes >= kWorthwhile) madvise(mapped, bytes, MADV_HUGEPAGE);
+#endif
+#endif
+}
+
+Memory::~Memory() {
+    if (data_ == nullptr) return;
+#if defined(_WIN32)
+    VirtualFree(data_, 0, MEM_RELEASE);
+#else
+    munmap(data_, size_);
+#endif
+}
+
+}  // namespace tektra

@@ -1,0 +1,292 @@
+// Building a program and running its ops.
+#include "tektra/program.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "attention_plan.h"
+
+namespace tektra {
+namespace {
+
+// Shares of a linear op a thread: enough to even out a slow core, few enough to stream memory.
+constexpr size_t kChunksPerThread = 8;
+
+size_t round_up(size_t value, size_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+Program::Program(const KernelTable& kernels, const Limits& limits)
+    : kernels_(kernels), limits_(limits), pool_(std::max<size_t>(1, limits.num_threads)) {
+    row_sequence_.resize(limits.max_rows);
+}
+
+int32_t Program::add_matrix(WeightType type, size_t rows, size_t width) {
+    const auto index = static_cast<size_t>(type);
+    if (index >= kMaxWeightType || kernels_.linear[index].lanes == 0) {
+        throw std::invalid_argument("no kernel for weight type " + std::to_string(index));
+    }
+    const LinearKernel& kernel = kernels_.linear[index];
+    constexpr size_t kMost = size_t{1} << 40;  // of bytes and of elements; no product overflows
+    if (rows == 0 || width == 0 || rows > kMost / width || width % kernel.block_width != 0) {
+        throw std::invalid_argument("a matrix of " + std::to_string(rows) + " x " +
+                                    std::to_string(width) + " does not fit its weight type");
+    }
+    const size_t groups = (rows + kernel.lanes - 1) / kernel.lanes;
+    // kernels may look a little past the last block
+    Memory packed(round_up(groups * kernel.group_bytes(width), 64) + 64);
+    matrices_.push_back({type, rows, width, groups, std::move(packed)});
+    return static_cast<int32_t>(matrices_.size() - 1);
+}
+
+void Program::pack_matrix(int32_t id, const uint8_t* rows, size_t num_bytes) {
+    const Matrix& matrix = matrices_.at(id);
+    const LinearKernel& kernel = kernel_of(matrix);
+    const size_t row_bytes = matrix.width / kernel.block_width * kernel.source_bytes;
+    if (num_bytes != matrix.rows * row_bytes) {
+        throw std::invalid_argument("the matrix has " + std::to_string(matrix.rows * row_bytes) +
+                                    " bytes, not " + std::to_string(num_bytes));
+    }
+    const size_t group_bytes = kernel.group_bytes(matrix.width);
+    const size_t share = std::max<size_t>(1, matrix.num_groups / (16 * pool_.num_threads()));
+    pool_.run((matrix.num_groups + share - 1) / share, [&](size_t task, size_t) {
+        const size_t end = std::min(matrix.num_groups, (task + 1) * share);
+        for (size_t g = task * share; g < end; ++g) {
+            const size_t first = g * kernel.lanes;
+            kernel.pack(rows + first * row_bytes, std::min(kernel.lanes, matrix.rows - first),
+                        row_bytes, matrix.width, matrix.packed.data() + g * group_bytes);
+        }
+    });
+}
+
+int32_t Program::add_vector(const float* values, size_t n) {
+    vectors_.emplace_back(values, values + n);
+    return static_cast<int32_t>(vectors_.size() - 1);
+}
+
+int32_t Program::add_frequencies(const double* values, size_t n, double magnitude) {
+    frequencies_.push_back({std::vector<double>(values, values + n), magnitude});
+    return static_cast<int32_t>(frequencies_.size() - 1);
+}
+
+int32_t Program::add_cache(size_t num_kv_heads, size_t head_dim, size_t value_dim) {
+    const size_t per_block = limits_.num_kv_blocks * num_kv_heads * kKvBlock * sizeof(half_t);
+    caches_.push_back({num_kv_heads, head_dim, value_dim, Memory(per_block * head_dim),
+                       Memory(per_block * value_dim)});
+    return static_cast<int32_t>(caches_.size() - 1);
+}
+
+int32_t Program::add_buffer(size_t offset, size_t stride, size_t width, Rows rows) {
+    buffers_.push_back({offset, stride, width, rows});
+    return static_cast<int32_t>(buffers_.size() - 1);
+}
+
+void Program::add_op(Op op) {
+    check_op(op);
+    std::vector<Chunk> chunks;
+    if (op.code == OpCode::kLinear) {
+        const size_t num_outs = op.out.size();
+        size_t groups = 0;
+        for (size_t i = 0; i < num_outs; ++i) groups += matrices_[op.weights[i]].num_groups;
+        const size_t share = std::max<size_t>(1, groups / (kChunksPerThread * pool_.num_threads()));
+        for (size_t i = 0; i < num_outs; ++i) {
+            const size_t end = matrices_[op.weights[i]].num_groups;
+            for (size_t g = 0; g < end; g += share) {
+                chunks.push_back({static_cast<int32_t>(i), g, std::min(end, g + share)});
+            }
+        }
+    }
+    ops_.push_back(std::move(op));
+    chunks_.push_back(std::move(chunks));
+}
+
+void Program::finish(size_t arena_bytes) {
+    for (const Buffer& b : buffers_) {
+        const size_t rows = b.rows == Rows::kTokens ? limits_.max_rows : limits_.max_outputs;
+        if (b.offset % 64 != 0 || b.stride % 64 != 0 || b.offset > arena_bytes ||
+            rows > (arena_bytes - b.offset) / std::max<size_t>(1, b.stride)) {
+            throw std::invalid_argument("a buffer reaches past the arena");
+        }
+    }
+    size_t partial_floats = 0;
+    for (const Op& op : ops_) {
+        if (op.code != OpCode::kAttention) continue;
+        const AttentionNumbers a(op);
+        attention_scratch_floats_ = std::max(attention_scratch_floats_, a.scratch());
+        partial_floats = std::max(partial_floats, a.partials(limits_));
+    }
+    arena_ = Memory(arena_bytes);
+    attention_scratch_ = Memory(attention_scratch_floats_ * pool_.num_threads() * sizeof(float));
+    attention_partials_ = Memory(partial_floats * sizeof(float));
+    finished_ = true;
+}
+
+const float* Program::rows_of(int32_t buffer) const {
+    return reinterpret_cast<const float*>(arena_.data() + buffers_.at(buffer).offset);
+}
+
+size_t Program::weight_bytes() const {
+    size_t bytes = 0;
+    for (const Matrix& m : matrices_) bytes += m.packed.size();
+    for (const auto& v : vectors_) bytes += v.size() * sizeof(float);
+    return bytes;
+}
+
+size_t Program::cache_bytes() const {
+    size_t bytes = 0;
+    for (const Cache& c : caches_) bytes += c.keys.size() + c.values.size();
+    return bytes;
+}
+
+size_t Program::activation_bytes() const {
+    return arena_.size() + attention_scratch_.size() + attention_partials_.size();
+}
+
+void Program::run(const StepView& step, size_t num_ops) {
+    if (!finished_) throw std::invalid_argument("the program is not finished");
+    check_step(step);
+    for (size_t s = 0; s < step.num_sequences; ++s) {
+        std::fill(row_sequence_.begin() + step.row_starts[s],
+                  row_sequence_.begin() + step.row_starts[s + 1], static_cast<int32_t>(s));
+    }
+    for (size_t i = 0; i < std::min(num_ops, ops_.size()); ++i) run_op(i, step);
+}
+
+void Program::run_linear(size_t index, const StepView& step) {
+    const Op& op = ops_[index];
+    const size_t num_outs = op.out.size();
+    const std::vector<Chunk>& chunks = chunks_[index];
+    const size_t num_rows = count(op.in[0], step);
+    if (num_rows == 0) return;
+    const bool has_addend = op.ints[0] != 0;
+    pool_.run(chunks.size(), [&](size_t task, size_t) {
+        const Chunk& chunk = chunks[task];
+        const Matrix& matrix = matrices_[op.weights[chunk.which]];
+        const int32_t bias = op.weights[num_outs + chunk.which];
+        kernel_of(matrix).run(
+            {.weights = matrix.packed.data(),
+             .group_begin = chunk.begin,
+             .group_end = chunk.end,
+             .width = matrix.width,
+             .out_width = matrix.rows,
+             .x = row(op.in[0], 0),
+             .x_stride = buffers_[op.in[0]].stride,
+             .num_rows = num_rows,
+             .out = floats(op.out[chunk.which], 0),
+             .out_stride = buffers_[op.out[chunk.which]].stride / sizeof(float),
+             .bias = bias < 0 ? nullptr : vectors_[bias].data(),
+             .addend = has_addend ? floats(op.in[1], 0) : nullptr,
+             .addend_stride = has_addend ? buffers_[op.in[1]].stride / sizeof(float) : 0});
+    });
+}
+
+void Program::run_op(size_t index, const StepView& step) {
+    const Op& op = ops_[index];
+    const RowKernels& k = kernels_.rows;
+    const int32_t to = op.out[0];
+    const size_t num_rows = count(to, step);
+    const size_t width = buffers_[to].width;
+    auto in = [&](size_t i, size_t r) { return floats(op.in[i], r); };
+    auto out = [&](size_t r) { return floats(to, r); };
+    auto each = [&](const auto& function) { each_row(num_rows, width, function); };
+
+    switch (op.code) {
+        case OpCode::kEmbed: {
+            const Matrix& table = matrices_[op.weights[0]];
+            const LinearKernel& kernel = kernel_of(table);
+            const size_t group_bytes = kernel.group_bytes(table.width);
+            each([&](size_t r) {
+                const auto id = static_cast<size_t>(step.token_ids[r]);
+                kernel.unpack_row(table.packed.data() + id / kernel.lanes * group_bytes,
+                                  id % kernel.lanes, table.width, out(r));
+            });
+            break;
+        }
+        case OpCode::kQuantize:
+            each([&](size_t r) { k.quantize(in(0, r), width, row(to, r)); });
+            break;
+        case OpCode::kLinear:
+            run_linear(index, step);
+            break;
+        case OpCode::kRmsNorm: {
+            const float* weight = vectors_[op.weights[0]].data();
+            const auto group = static_cast<size_t>(op.ints[0]);
+            each([&](size_t r) {
+                for (size_t at = 0; at < width; at += group) {
+                    k.rms_norm(in(0, r) + at, weight, group, op.floats[0], out(r) + at);
+                }
+            });
+            break;
+        }
+        case OpCode::kLayerNorm: {
+            const float* weight = vectors_[op.weights[0]].data();
+            const float* bias = op.weights[1] < 0 ? nullptr : vectors_[op.weights[1]].data();
+            each([&](size_t r) {
+                k.layer_norm(in(0, r), weight, bias, width, op.floats[0], out(r));
+            });
+            break;
+        }
+        case OpCode::kRopeTable: {
+            const Frequencies& f = frequencies_[op.weights[0]];
+            const size_t pairs = f.values.size();
+            each([&](size_t r) {
+                for (size_t i = 0; i < pairs; ++i) {
+                    const double angle = step.positions[r] * f.values[i];
+                    out(r)[i] = static_cast<float>(std::cos(angle) * f.magnitude);
+                    out(r)[pairs + i] = static_cast<float>(std::sin(angle) * f.magnitude);
+                }
+            });
+            break;
+        }
+        case OpCode::kRope: {
+            const auto head_dim = static_cast<size_t>(op.ints[0]);
+            const auto dim = static_cast<size_t>(op.ints[1]);
+            const auto rotate = op.ints[2] != 0 ? k.rope_half : k.rope_interleaved;
+            each([&](size_t r) {
+                const float* table = in(1, r);
+                rotate(in(0, r), table, table + dim / 2, width / head_dim, head_dim, dim, out(r));
+            });
+            break;
+        }
+        case OpCode::kAttention:
+            run_attention(op, step);
+            break;
+        case OpCode::kActivate:
+            each([&](size_t r) {
+                k.activate(in(0, r), width, static_cast<int>(op.ints[0]), out(r));
+            });
+            break;
+        case OpCode::kGated:
+            each([&](size_t r) {
+                k.gated(in(0, r), in(1, r), width, static_cast<int>(op.ints[0]), out(r));
+            });
+            break;
+        case OpCode::kAdd:
+            each([&](size_t r) { k.add(in(0, r), in(1, r), width, out(r)); });
+            break;
+        case OpCode::kMul:
+            each([&](size_t r) { k.mul(in(0, r), in(1, r), width, out(r)); });
+            break;
+        case OpCode::kScale:
+            each([&](size_t r) { k.scale(in(0, r), width, op.floats[0], out(r)); });
+            break;
+        case OpCode::kSoftcap:
+            each([&](size_t r) { k.softcap(in(0, r), width, op.floats[0], out(r)); });
+            break;
+        case OpCode::kSelect:
+            each([&](size_t r) {
+                std::memcpy(out(r), in(0, static_cast<size_t>(step.output_rows[r])),
+                            width * sizeof(float));
+            });
+            break;
+        case OpCode::kNumOpCodes:
+            break;
+    }
+}
+
+}  // namespace tektra

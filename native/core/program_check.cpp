@@ -1,0 +1,213 @@
+// What an op and a step must satisfy, checked before anything is touched: whatever a caller gets
+// wrong, nothing is read or written outside its memory.
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "attention_plan.h"
+
+namespace tektra {
+namespace {
+
+// Numbers of inputs, outputs, weights, ints and floats of each op; -1: any.
+struct Form {
+    const char* name;
+    int in, out, weights, ints, floats;
+};
+constexpr Form kForms[] = {
+    {"embed", 0, 1, 1, 0, 0},    {"quantize", 1, 1, 0, 0, 0},   {"linear", -1, -1, -1, 1, 0},
+    {"rms_norm", 1, 1, 1, 1, 1}, {"layer_norm", 1, 1, 2, 0, 1}, {"rope_table", 0, 1, 1, 0, 0},
+    {"rope", 2, 1, 0, 3, 0},     {"attention", 3, 1, 1, 7, 2},  {"activate", 1, 1, 0, 1, 0},
+    {"gated", 2, 1, 0, 1, 0},    {"add", 2, 1, 0, 0, 0},        {"mul", 2, 1, 0, 0, 0},
+    {"scale", 1, 1, 0, 0, 1},    {"softcap", 1, 1, 0, 0, 1},    {"select", 1, 1, 0, 0, 0},
+};
+static_assert(sizeof kForms / sizeof kForms[0] == static_cast<size_t>(OpCode::kNumOpCodes));
+
+[[noreturn]] void fail(const std::string& message) {
+    throw std::invalid_argument(message);
+}
+
+void require(bool condition, const char* op, const char* what) {
+    if (!condition) fail(std::string(op) + ": " + what);
+}
+
+bool fits(int wanted, size_t there) {
+    return wanted < 0 || there == static_cast<size_t>(wanted);
+}
+
+}  // namespace
+
+void Program::check_op(const Op& op) const {
+    const auto code = static_cast<size_t>(op.code);
+    if (code >= static_cast<size_t>(OpCode::kNumOpCodes)) fail("unknown op");
+    const Form& form = kForms[code];
+    auto check = [&](bool condition, const char* what) { require(condition, form.name, what); };
+    check(fits(form.in, op.in.size()) && fits(form.out, op.out.size()) &&
+              fits(form.weights, op.weights.size()) && fits(form.ints, op.ints.size()) &&
+              fits(form.floats, op.floats.size()),
+          "wrong number of operands");
+    for (const auto& list : {op.in, op.out}) {
+        for (const int32_t b : list) {
+            check(b >= 0 && static_cast<size_t>(b) < buffers_.size(), "no such buffer");
+        }
+    }
+    auto width = [&](int32_t b) { return buffers_[b].width; };
+    // a buffer of floats must have room for its width; quantized ones are checked by their op
+    auto holds_floats = [&](int32_t b) { return buffers_[b].stride / sizeof(float) >= width(b); };
+    auto quantized_bytes = [&](size_t n) { return n + n / 32 * sizeof(ActivationScale); };
+    auto vector_of = [&](int32_t id, size_t n, bool optional) {
+        if (optional && id == -1) return true;
+        return id >= 0 && static_cast<size_t>(id) < vectors_.size() && vectors_[id].size() == n;
+    };
+    auto matrix_of = [&](int32_t id) {
+        return id >= 0 && static_cast<size_t>(id) < matrices_.size();
+    };
+    auto same_rows = [&](int32_t a, int32_t b) { return buffers_[a].rows == buffers_[b].rows; };
+
+    if (op.code == OpCode::kLinear) {
+        const bool addend = op.ints[0] != 0;
+        check(op.in.size() == (addend ? 2u : 1u) && !op.out.empty(), "wrong number of inputs");
+        check(op.weights.size() == 2 * op.out.size(), "a matrix and a bias for each output");
+        check(!addend || op.out.size() == 1, "an addend goes with one output");
+        for (size_t i = 0; i < op.out.size(); ++i) {
+            check(matrix_of(op.weights[i]), "no such matrix");
+            const Matrix& matrix = matrices_[op.weights[i]];
+            const size_t needed = kernel_of(matrix).quantized_input ? quantized_bytes(matrix.width)
+                                                                    : matrix.width * sizeof(float);
+            check(width(op.in[0]) == matrix.width && buffers_[op.in[0]].stride >= needed,
+                  "input and matrix differ in width");
+            check(width(op.out[i]) == matrix.rows && holds_floats(op.out[i]),
+                  "output and matrix differ in width");
+            check(same_rows(op.in[0], op.out[i]), "input and output differ in rows");
+            check(vector_of(op.weights[op.out.size() + i], matrix.rows, true), "wrong bias");
+        }
+        if (addend) {
+            check(width(op.in[1]) == width(op.out[0]) && holds_floats(op.in[1]) &&
+                      same_rows(op.in[1], op.out[0]),
+                  "wrong addend");
+        }
+        return;
+    }
+
+    const int32_t to = op.out[0];
+    const size_t n = width(to);
+    if (op.code == OpCode::kQuantize) {
+        check(n % 32 == 0 && buffers_[to].stride >= quantized_bytes(n), "wrong output");
+    } else {
+        check(holds_floats(to), "the output has no room for its width");
+    }
+    if (op.code != OpCode::kSelect) {
+        for (const int32_t b : op.in) check(same_rows(b, to), "input and output differ in rows");
+    }
+    for (const int32_t b : op.in) check(holds_floats(b), "an input has no room for its width");
+
+    switch (op.code) {
+        case OpCode::kEmbed:
+            check(matrix_of(op.weights[0]) && matrices_[op.weights[0]].width == n, "wrong table");
+            check(buffers_[to].rows == Rows::kTokens, "the output must have token rows");
+            break;
+        case OpCode::kRmsNorm:
+            check(
+                op.ints[0] > 0 && n % static_cast<size_t>(op.ints[0]) == 0 && width(op.in[0]) == n,
+                "wrong width");
+            check(vector_of(op.weights[0], static_cast<size_t>(op.ints[0]), false), "wrong weight");
+            break;
+        case OpCode::kLayerNorm:
+            check(width(op.in[0]) == n, "wrong width");
+            check(vector_of(op.weights[0], n, false) && vector_of(op.weights[1], n, true),
+                  "wrong weights");
+            break;
+        case OpCode::kRopeTable:
+            check(op.weights[0] >= 0 && static_cast<size_t>(op.weights[0]) < frequencies_.size() &&
+                      2 * frequencies_[op.weights[0]].values.size() == n,
+                  "wrong frequencies");
+            check(buffers_[to].rows == Rows::kTokens, "only token rows have positions");
+            break;
+        case OpCode::kRope:
+            check(op.ints[0] > 0 && op.ints[1] > 0 && op.ints[1] <= op.ints[0] &&
+                      op.ints[1] % 2 == 0 && n % static_cast<size_t>(op.ints[0]) == 0,
+                  "wrong head size");
+            check(width(op.in[0]) == n && width(op.in[1]) == static_cast<size_t>(op.ints[1]),
+                  "wrong width");
+            break;
+        case OpCode::kAttention: {
+            for (const int64_t value : op.ints) check(value >= 0, "negative number");
+            const AttentionNumbers a(op);
+            check(a.layer < caches_.size() && a.num_kv_heads > 0 && a.head_dim > 0 &&
+                      a.value_dim > 0 && a.num_heads % a.num_kv_heads == 0 && a.group() > 0,
+                  "wrong heads");
+            check(a.group() <= 256, "more than 256 query heads share a kv head");
+            const Cache& cache = caches_[a.layer];
+            check(cache.num_kv_heads == a.num_kv_heads && cache.head_dim == a.head_dim &&
+                      cache.value_dim == a.value_dim,
+                  "the cache is of another shape");
+            check(width(op.in[0]) == a.num_heads * a.head_dim &&
+                      width(op.in[1]) == a.num_kv_heads * a.head_dim &&
+                      width(op.in[2]) == a.num_kv_heads * a.value_dim &&
+                      n == a.num_heads * a.value_dim,
+                  "wrong width");
+            check(buffers_[to].rows == Rows::kTokens, "only token rows attend");
+            check(vector_of(op.weights[0], a.num_heads, true), "wrong sinks");
+            break;
+        }
+        case OpCode::kActivate:
+        case OpCode::kGated:
+            check(op.ints[0] >= 0 && op.ints[0] < kNumActivations, "unknown function");
+            [[fallthrough]];
+        case OpCode::kSelect:
+            if (op.code == OpCode::kSelect) {
+                check(
+                    buffers_[op.in[0]].rows == Rows::kTokens && buffers_[to].rows == Rows::kOutputs,
+                    "goes from token rows to output rows");
+            }
+            [[fallthrough]];
+        default:
+            for (const int32_t b : op.in) check(width(b) == n, "input and output differ in width");
+            break;
+    }
+}
+
+void Program::check_step(const StepView& step) const {
+    auto check = [](bool condition, const std::string& what) {
+        if (!condition) fail("step: " + what);
+    };
+    check(step.num_rows > 0 && step.num_rows <= limits_.max_rows,
+          std::to_string(step.num_rows) + " rows, between 1 and " +
+              std::to_string(limits_.max_rows) + " fit");
+    check(step.num_outputs <= limits_.max_outputs, std::to_string(step.num_outputs) + " outputs, " +
+                                                       std::to_string(limits_.max_outputs) +
+                                                       " fit");
+    check(step.num_sequences > 0 && step.row_starts[0] == 0 &&
+              static_cast<size_t>(step.row_starts[step.num_sequences]) == step.num_rows,
+          "the sequences do not cover the rows");
+
+    size_t vocabulary = std::numeric_limits<int32_t>::max();
+    for (const Op& op : ops_) {
+        if (op.code == OpCode::kEmbed) {
+            vocabulary = std::min(vocabulary, matrices_[op.weights[0]].rows);
+        }
+    }
+    for (size_t r = 0; r < step.num_rows; ++r) {
+        check(step.token_ids[r] >= 0 && static_cast<size_t>(step.token_ids[r]) < vocabulary,
+              "token id " + std::to_string(step.token_ids[r]) + " is not in the vocabulary");
+        check(step.positions[r] >= 0, "negative position");
+    }
+    for (size_t s = 0; s < step.num_sequences; ++s) {
+        check(step.row_starts[s] < step.row_starts[s + 1], "a sequence without rows");
+        check(step.num_cached[s] >= 0, "negative number of cached tokens");
+        const size_t rows = step.row_starts[s + 1] - step.row_starts[s];
+        const size_t blocks = (step.num_cached[s] + rows + kKvBlock - 1) / kKvBlock;
+        check(blocks <= step.table_width, "a block table is too short");
+        for (size_t b = 0; b < blocks; ++b) {
+            const int32_t block = step.block_tables[s * step.table_width + b];
+            check(block >= 0 && static_cast<size_t>(block) < limits_.num_kv_blocks,
+                  "block " + std::to_string(block) + " is not in the cache");
+        }
+    }
+    for (size_t i = 0; i < step.num_outputs; ++i) {
+        check(step.output_rows[i] >= 0 && static_cast<size_t>(step.output_rows[i]) < step.num_rows,
+              "output row " + std::to_string(step.output_rows[i]) + " is not in the step");
+    }
+}
+
+}  // namespace tektra

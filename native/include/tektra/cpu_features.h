@@ -1,0 +1,18 @@
+// What the processor and the operating system together let a program use.
+#pragma once
+
+#include <cstddef>
+
+namespace tektra {
+
+struct CpuFeature {
+    const char* name;
+    bool present;
+};
+
+// All features that are looked at on this architecture.
+size_t cpu_features(const CpuFeature** features);
+
+bool cpu_has_avx2();  // AVX2, FMA and F16C, as the avx2 kernels are compiled with
+
+}  // namespace tektra

@@ -1,0 +1,183 @@
+// A compiled model: packed weights, a paged cache, an arena for activations, and a flat list of ops
+// that is walked once a step. It is built through the add_ functions by whoever lowers a graph; it
+// knows neither architectures nor requests.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "tektra/kernel_table.h"
+#include "tektra/memory.h"
+#include "tektra/thread_pool.h"
+
+namespace tektra {
+
+enum class OpCode : int32_t {
+    kEmbed,      // out; matrix
+    kQuantize,   // in -> out (quantized rows)
+    kLinear,     // in, [addend] -> outs; matrices, biases (vector or -1 each); ints: has addend
+    kRmsNorm,    // in -> out; vector; ints: group; floats: eps
+    kLayerNorm,  // in -> out; vectors weight, bias or -1; floats: eps
+    kRopeTable,  // out (cos and sin of each row); frequencies
+    kRope,       // in, table -> out; ints: head_dim, dim, half layout
+    kAttention,  // q, k, v -> out; sinks vector or -1; ints, floats: see AttentionNumbers
+    kActivate,   // in -> out; ints: ActivationKind
+    kGated,      // gate, up -> out; ints: ActivationKind
+    kAdd,        // a, b -> out
+    kMul,        // a, b -> out
+    kScale,      // in -> out; floats: factor
+    kSoftcap,    // in -> out; floats: cap
+    kSelect,     // in -> out
+    kNumOpCodes,
+};
+
+enum class Rows : int32_t { kTokens, kOutputs };
+
+struct Op {
+    OpCode code;
+    std::vector<int32_t> in;       // buffers
+    std::vector<int32_t> out;      // buffers
+    std::vector<int32_t> weights;  // matrices, vectors or frequencies, by op
+    std::vector<int64_t> ints;
+    std::vector<float> floats;
+};
+
+struct Limits {
+    size_t num_threads;
+    size_t max_rows;
+    size_t max_outputs;
+    size_t num_kv_blocks;
+};
+
+// One ragged batch; see Step in backends/base.py for what the arrays mean.
+struct StepView {
+    size_t num_rows;
+    size_t num_sequences;
+    size_t num_outputs;
+    size_t table_width;  // entries in a row of block_tables
+    const int32_t* token_ids;
+    const int32_t* positions;
+    const int32_t* row_starts;
+    const int32_t* num_cached;
+    const int32_t* block_tables;
+    const int32_t* output_rows;
+};
+
+class Program {
+  public:
+    Program(const KernelTable& kernels, const Limits& limits);
+
+    // Building. Each returns the id that ops refer to. Throws std::invalid_argument for what does
+    // not fit together, std::bad_alloc where memory ends.
+    int32_t add_matrix(WeightType type, size_t rows, size_t width);
+    // Fills a matrix from the rows of the file, on all threads.
+    void pack_matrix(int32_t matrix, const uint8_t* rows, size_t num_bytes);
+    int32_t add_vector(const float* values, size_t n);
+    // Radians per position of each rotated pair, and the factor on cosine and sine.
+    int32_t add_frequencies(const double* values, size_t n, double magnitude);
+    // The cache of the next attention layer; returns the layer.
+    int32_t add_cache(size_t num_kv_heads, size_t head_dim, size_t value_dim);
+    // A matrix of activations in the arena, `stride` bytes from row to row.
+    int32_t add_buffer(size_t offset, size_t stride, size_t width, Rows rows);
+    void add_op(Op op);
+    void finish(size_t arena_bytes);
+
+    // Runs the first `num_ops` ops on a step; std::invalid_argument for a step that is not
+    // well-formed, before anything is computed.
+    void run(const StepView& step, size_t num_ops);
+
+    // Rows of a buffer after a run.
+    const float* rows_of(int32_t buffer) const;
+    size_t stride_of(int32_t buffer) const { return buffers_.at(buffer).stride; }
+    size_t width_of(int32_t buffer) const { return buffers_.at(buffer).width; }
+    size_t num_ops() const { return ops_.size(); }
+
+    const char* isa() const { return kernels_.name; }
+    size_t weight_bytes() const;
+    size_t cache_bytes() const;
+    size_t activation_bytes() const;
+
+  private:
+    struct Matrix {
+        WeightType type;
+        size_t rows, width, num_groups;
+        Memory packed;
+    };
+    struct Frequencies {
+        std::vector<double> values;
+        double magnitude;
+    };
+    struct Cache {  // of one layer
+        size_t num_kv_heads, head_dim, value_dim;
+        Memory keys;    // [block][kv head][head_dim][kKvBlock]
+        Memory values;  // [block][kv head][kKvBlock][value_dim]
+    };
+    struct Buffer {
+        size_t offset, stride, width;
+        Rows rows;
+    };
+    struct Chunk {  // a share of a linear op: groups of one of its matrices
+        int32_t which;
+        size_t begin, end;
+    };
+
+    const LinearKernel& kernel_of(const Matrix& matrix) const {
+        return kernels_.linear[static_cast<int>(matrix.type)];
+    }
+    uint8_t* row(int32_t buffer, size_t index) const {
+        const Buffer& b = buffers_[buffer];
+        return arena_.data() + b.offset + index * b.stride;
+    }
+    float* floats(int32_t buffer, size_t index) const {
+        return reinterpret_cast<float*>(row(buffer, index));
+    }
+    size_t count(int32_t buffer, const StepView& step) const {
+        return buffers_[buffer].rows == Rows::kTokens ? step.num_rows : step.num_outputs;
+    }
+
+    void check_op(const Op& op) const;
+    void check_step(const StepView& step) const;
+    void run_op(size_t index, const StepView& step);
+    void run_linear(size_t index, const StepView& step);
+    void run_attention(const Op& op, const StepView& step);
+    void write_cache(const Op& op, const StepView& step);
+    // Calls function(row) for each row, on all threads where there is enough to do.
+    template <class Function>
+    void each_row(size_t num_rows, size_t width, const Function& function);
+
+    const KernelTable& kernels_;
+    const Limits limits_;
+    ThreadPool pool_;
+    std::vector<Matrix> matrices_;
+    std::vector<std::vector<float>> vectors_;
+    std::vector<Frequencies> frequencies_;
+    std::vector<Cache> caches_;
+    std::vector<Buffer> buffers_;
+    std::vector<Op> ops_;
+    std::vector<std::vector<Chunk>> chunks_;  // of each op; empty but for linear ones
+    std::vector<int32_t> row_sequence_;       // of the step: which sequence a row belongs to
+    Memory arena_;
+    Memory attention_scratch_;   // per thread
+    Memory attention_partials_;  // per row, head and split
+    size_t attention_scratch_floats_ = 0;
+    bool finished_ = false;
+};
+
+template <class Function>
+void Program::each_row(size_t num_rows, size_t width, const Function& function) {
+    // below so many elements waking anybody is not worth it
+    constexpr size_t kParallelElements = 16 * 1024;
+    if (num_rows * width < kParallelElements || pool_.num_threads() == 1) {
+        for (size_t r = 0; r < num_rows; ++r) function(r);
+        return;
+    }
+    const size_t share = std::max<size_t>(1, num_rows / (4 * pool_.num_threads()));
+    pool_.run((num_rows + share - 1) / share, [&](size_t task, size_t) {
+        const size_t end = std::min(num_rows, (task + 1) * share);
+        for (size_t r = task * share; r < end; ++r) function(r);
+    });
+}
+
+}  // namespace tektra

@@ -1,0 +1,57 @@
+// A fixed set of threads that share the tasks of one loop at a time with the calling thread.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace tektra {
+
+// Threads spin for a moment after a loop, since the next one usually follows within microseconds,
+// and sleep after that: an idle pool uses no processor time.
+class ThreadPool {
+  public:
+    // `num_threads` counts the calling thread; at least 1.
+    explicit ThreadPool(size_t num_threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    size_t num_threads() const { return workers_.size() + 1; }
+
+    // Calls function(task, thread) for every task in [0, num_tasks), each exactly once, on any
+    // thread, and returns when all are done. The calling thread is thread 0. One loop at a time.
+    template <class Function>
+    void run(size_t num_tasks, const Function& function) {
+        run_erased(
+            num_tasks,
+            [](const void* context, size_t task, size_t thread) {
+                (*static_cast<const Function*>(context))(task, thread);
+            },
+            &function);
+    }
+
+  private:
+    using Erased = void (*)(const void* context, size_t task, size_t thread);
+
+    void run_erased(size_t num_tasks, Erased function, const void* context);
+    void work(size_t thread);
+    void take_tasks(size_t thread);
+
+    // Written by the caller between loops, read by workers within one.
+    Erased function_ = nullptr;
+    const void* context_ = nullptr;
+    size_t num_tasks_ = 0;
+
+    alignas(64) std::atomic<uint32_t> loop_{0};  // number of the current loop; a change starts it
+    alignas(64) std::atomic<size_t> next_task_{0};
+    alignas(64) std::atomic<size_t> num_working_{0};  // workers that have not left the loop
+    alignas(64) std::atomic<uint32_t> num_asleep_{0};
+    std::atomic<bool> stop_{false};
+    std::vector<std::thread> workers_;
+};
+
+}  // namespace tektra

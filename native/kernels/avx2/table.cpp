@@ -1,0 +1,15 @@
+// The AVX2 table: what it does not fill stays scalar.
+#include "tables.h"
+
+namespace tektra::avx2 {
+
+void fill(KernelTable& table) {
+    table.name = "avx2";
+    fill_linear_int8(table);
+    fill_linear_float(table);
+    fill_rows(table);
+    fill_attention(table);
+    table.sampling = &kAvx2Sampling;
+}
+
+}  // namespace tektra::avx2

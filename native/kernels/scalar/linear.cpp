@@ -1,0 +1,206 @@
+// Linear layers, plainly: the truth that the other instruction sets are held against.
+// Quantized: an integer dot product per 32 (or 16) elements, scaled and summed along the width.
+#include <cstring>
+
+#include "../../core/half.h"
+#include "pack.h"
+#include "tables.h"
+
+namespace tektra::scalar {
+namespace {
+
+constexpr size_t kSub = 32;
+constexpr size_t kHalf = 16;
+
+// 32 elements of one row, as the dot product wants them: w = scale[half] * q + min[half].
+struct Sub {
+    int q[kSub];
+    float scale[2];
+    float min[2];
+};
+
+// q of register r = e / 4, byte 4 * lane + e % 4
+inline int nibble(const Nibbles& q, size_t e, size_t lane) {
+    return q[32 * (e / 4 % 4) + 4 * lane + e % 4] >> (e < 16 ? 0 : 4) & 15;
+}
+inline int bit(const Bits& bits, size_t e, size_t lane) {
+    return bits[4 * lane + e % 4] >> e / 4 & 1;
+}
+inline int pair(const BitPairs& pairs, size_t e, size_t lane) {
+    return pairs[32 * (e / 16) + 4 * lane + e % 4] >> 2 * (e / 4 % 4) & 3;
+}
+
+inline void both(Sub& sub, float scale, float min) {
+    sub.scale[0] = sub.scale[1] = scale;
+    sub.min[0] = sub.min[1] = min;
+}
+
+void load(const PackedQ4_0& p, size_t, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane);
+    const float d = half_to_float(p.d[lane]);
+    both(sub, d, -8.0f * d);
+}
+
+void load(const PackedQ4_1& p, size_t, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane);
+    both(sub, half_to_float(p.d[lane]), half_to_float(p.m[lane]));
+}
+
+void load(const PackedQ5_0& p, size_t, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane) | bit(p.high, e, lane) << 4;
+    const float d = half_to_float(p.d[lane]);
+    both(sub, d, -16.0f * d);
+}
+
+void load(const PackedQ5_1& p, size_t, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane) | bit(p.high, e, lane) << 4;
+    both(sub, half_to_float(p.d[lane]), half_to_float(p.m[lane]));
+}
+
+void load(const PackedQ8_0& p, size_t, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) sub.q[e] = p.q[e / 4][4 * lane + e % 4];
+    both(sub, half_to_float(p.d[lane]), 0.0f);
+}
+
+void load(const PackedQ2_K& p, size_t s, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) sub.q[e] = pair(p.q[s], e, lane);
+    const float d = half_to_float(p.d[lane]), dmin = half_to_float(p.dmin[lane]);
+    for (size_t h = 0; h < 2; ++h) {
+        sub.scale[h] = d * static_cast<float>(p.scale[2 * s + h][lane]);
+        sub.min[h] = -dmin * static_cast<float>(p.min[2 * s + h][lane]);
+    }
+}
+
+void load(const PackedQ3_K& p, size_t s, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) {
+        sub.q[e] = pair(p.q[s], e, lane) | bit(p.high[s], e, lane) << 2;
+    }
+    for (size_t h = 0; h < 2; ++h) {
+        sub.scale[h] = half_to_float(p.d[lane]) * static_cast<float>(p.scale[2 * s + h][lane]);
+        sub.min[h] = -4.0f * sub.scale[h];
+    }
+}
+
+void load(const PackedQ4_K& p, size_t s, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q[s], e, lane);
+    both(sub, half_to_float(p.d[lane]) * static_cast<float>(p.scale[s][lane]),
+         -half_to_float(p.dmin[lane]) * static_cast<float>(p.min[s][lane]));
+}
+
+void load(const PackedQ5_K& p, size_t s, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) {
+        sub.q[e] = nibble(p.q[s], e, lane) | bit(p.high[s], e, lane) << 4;
+    }
+    both(sub, half_to_float(p.d[lane]) * static_cast<float>(p.scale[s][lane]),
+         -half_to_float(p.dmin[lane]) * static_cast<float>(p.min[s][lane]));
+}
+
+void load(const PackedQ6_K& p, size_t s, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) {
+        sub.q[e] = nibble(p.q[s], e, lane) | pair(p.high[s], e, lane) << 4;
+    }
+    for (size_t h = 0; h < 2; ++h) {
+        sub.scale[h] = half_to_float(p.d[lane]) * static_cast<float>(p.scale[2 * s + h][lane]);
+        sub.min[h] = -32.0f * sub.scale[h];
+    }
+}
+
+inline float start_of(const LinearTask& t, size_t row, size_t column) {
+    float value = t.bias != nullptr ? t.bias[column] : 0.0f;
+    if (t.addend != nullptr) value += t.addend[row * t.addend_stride + column];
+    return value;
+}
+
+template <class Packed, size_t kWidth>
+void linear(const LinearTask& t) {
+    const size_t blocks = t.width / kWidth;
+    for (size_t g = t.group_begin; g < t.group_end; ++g) {
+        for (size_t lane = 0; lane < kLanes && g * kLanes + lane < t.out_width; ++lane) {
+            const size_t column = g * kLanes + lane;
+            // rows are innermost so that a block of weights is unpacked once for all of them
+            constexpr size_t kRows = 16;
+            for (size_t first = 0; first < t.num_rows; first += kRows) {
+                const size_t rows = t.num_rows - first < kRows ? t.num_rows - first : kRows;
+                float sums[kRows] = {};
+                for (size_t b = 0; b < blocks; ++b) {
+                    Packed packed;
+                    std::memcpy(&packed, t.weights + (g * blocks + b) * sizeof packed,
+                                sizeof packed);
+                    for (size_t s = 0; s < kWidth / kSub; ++s) {
+                        Sub sub;
+                        load(packed, s, lane, sub);
+                        const size_t at = b * kWidth + s * kSub;
+                        for (size_t r = 0; r < rows; ++r) {
+                            const uint8_t* x = t.x + (first + r) * t.x_stride;
+                            const auto* q = reinterpret_cast<const int8_t*>(x) + at;
+                            ActivationScale a;
+                            std::memcpy(&a, x + t.width + at / kSub * sizeof a, sizeof a);
+                            int low = 0, high = 0;
+                            for (size_t e = 0; e < kHalf; ++e) {
+                                low += sub.q[e] * q[e];
+                                high += sub.q[kHalf + e] * q[kHalf + e];
+                            }
+                            sums[r] += sub.scale[0] * a.scale * static_cast<float>(low) +
+                                       sub.scale[1] * a.scale * static_cast<float>(high) +
+                                       sub.min[0] * a.sum_low + sub.min[1] * a.sum_high;
+                        }
+                    }
+                }
+                for (size_t r = 0; r < rows; ++r) {
+                    const size_t row = first + r;
+                    t.out[row * t.out_stride + column] = sums[r] + start_of(t, row, column);
+                }
+            }
+        }
+    }
+}
+
+float same(float value) {
+    return value;
+}
+
+template <class Packed, auto to_float>
+void linear_float(const LinearTask& t) {
+    for (size_t g = t.group_begin; g < t.group_end; ++g) {
+        const uint8_t* group = t.weights + g * t.width * sizeof(Packed);
+        for (size_t row = 0; row < t.num_rows; ++row) {
+            const auto* x = reinterpret_cast<const float*>(t.x + row * t.x_stride);
+            float sums[kLanes] = {};
+            for (size_t k = 0; k < t.width; ++k) {
+                Packed packed;
+                std::memcpy(&packed, group + k * sizeof packed, sizeof packed);
+                for (size_t lane = 0; lane < kLanes; ++lane) {
+                    sums[lane] += x[k] * to_float(packed.w[lane]);
+                }
+            }
+            for (size_t lane = 0; lane < kLanes && g * kLanes + lane < t.out_width; ++lane) {
+                const size_t column = g * kLanes + lane;
+                t.out[row * t.out_stride + column] = sums[lane] + start_of(t, row, column);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+void fill_linear(KernelTable& table) {
+    fill_packing(table);
+    auto run = [&](WeightType type, void (*kernel)(const LinearTask&)) {
+        table.linear[static_cast<int>(type)].run = kernel;
+    };
+    run(WeightType::F32, linear_float<PackedF32, same>);
+    run(WeightType::F16, linear_float<PackedF16, half_to_float>);
+    run(WeightType::BF16, linear_float<PackedBF16, bfloat_to_float>);
+    run(WeightType::Q4_0, linear<PackedQ4_0, kLegacyWidth>);
+    run(WeightType::Q4_1, linear<PackedQ4_1, kLegacyWidth>);
+    run(WeightType::Q5_0, linear<PackedQ5_0, kLegacyWidth>);
+    run(WeightType::Q5_1, linear<PackedQ5_1, kLegacyWidth>);
+    run(WeightType::Q8_0, linear<PackedQ8_0, kLegacyWidth>);
+    run(WeightType::Q2_K, linear<PackedQ2_K, kSuperWidth>);
+    run(WeightType::Q3_K, linear<PackedQ3_K, kSuperWidth>);
+    run(WeightType::Q4_K, linear<PackedQ4_K, kSuperWidth>);
+    run(WeightType::Q5_K, linear<PackedQ5_K, kSuperWidth>);
+    run(WeightType::Q6_K, linear<PackedQ6_K, kSuperWidth>);
+}
+
+}  // namespace tektra::scalar

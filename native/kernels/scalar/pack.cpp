@@ -1,0 +1,421 @@
+// From the blocks of the file to groups of eight interleaved rows, and back to floats.
+// Each format says three things: what the integers of 32 elements are, how they are stored in a
+// packed block, and where its scales go.
+#include "pack.h"
+
+#include <cstring>
+
+#include "../../core/half.h"
+
+namespace tektra::scalar {
+namespace {
+
+constexpr size_t kSub = 32;  // elements that are packed together
+
+// Unsigned integers of 32 elements of eight rows: [element][row]
+struct Quants {
+    uint8_t at[kSub][kLanes];
+};
+
+// Byte of `element` (0..31) and `lane` inside its register, and the register's number.
+inline size_t byte_of(size_t element, size_t lane) {
+    return 4 * lane + element % 4;
+}
+inline size_t register_of(size_t element) {
+    return element / 4;
+}
+
+void put_nibbles(const Quants& quants, Nibbles& out) {
+    std::memset(out, 0, sizeof(Nibbles));
+    for (size_t e = 0; e < kSub; ++e) {
+        const size_t r = register_of(e);
+        for (size_t lane = 0; lane < kLanes; ++lane) {
+            out[32 * (r % 4) + byte_of(e, lane)] |=
+                static_cast<uint8_t>((quants.at[e][lane] & 15) << (r < 4 ? 0 : 4));
+        }
+    }
+}
+
+inline int get_nibble(const Nibbles& q, size_t e, size_t lane) {
+    const size_t r = register_of(e);
+    return q[32 * (r % 4) + byte_of(e, lane)] >> (r < 4 ? 0 : 4) & 15;
+}
+
+void put_bits(const Quants& quants, int shift, Bits& out) {
+    std::memset(out, 0, sizeof(Bits));
+    for (size_t e = 0; e < kSub; ++e) {
+        for (size_t lane = 0; lane < kLanes; ++lane) {
+            out[byte_of(e, lane)] |=
+                static_cast<uint8_t>((quants.at[e][lane] >> shift & 1) << register_of(e));
+        }
+    }
+}
+
+inline int get_bit(const Bits& bits, size_t e, size_t lane) {
+    return bits[byte_of(e, lane)] >> register_of(e) & 1;
+}
+
+void put_pairs(const Quants& quants, int shift, BitPairs& out) {
+    std::memset(out, 0, sizeof(BitPairs));
+    for (size_t e = 0; e < kSub; ++e) {
+        const size_t r = register_of(e);
+        for (size_t lane = 0; lane < kLanes; ++lane) {
+            out[32 * (r / 4) + byte_of(e, lane)] |=
+                static_cast<uint8_t>((quants.at[e][lane] >> shift & 3) << 2 * (r % 4));
+        }
+    }
+}
+
+inline int get_pair(const BitPairs& pairs, size_t e, size_t lane) {
+    const size_t r = register_of(e);
+    return pairs[32 * (r / 4) + byte_of(e, lane)] >> 2 * (r % 4) & 3;
+}
+
+// Six-bit scale and min of sub-block s (0..7) of Q4_K and Q5_K.
+inline void scale_min_k4(const uint8_t* packed, size_t s, uint8_t& scale, uint8_t& min) {
+    if (s < 4) {
+        scale = packed[s] & 63;
+        min = packed[s + 4] & 63;
+    } else {
+        scale = static_cast<uint8_t>((packed[s + 4] & 15) | (packed[s - 4] >> 6) << 4);
+        min = static_cast<uint8_t>((packed[s + 4] >> 4) | (packed[s] >> 6) << 4);
+    }
+}
+
+inline int fifth_bit(const uint8_t* high, size_t e) {
+    return high[e / 8] >> e % 8 & 1;
+}
+
+// One struct a format: Source and Packed blocks, `quant(source, e)` = the unsigned integer of
+// element e, `scales(source, lane, packed)`, `put(quants, sub, packed)`, `value(packed, e, lane)`.
+
+struct Q4_0 {
+    using Source = BlockQ4_0;
+    using Packed = PackedQ4_0;
+    static constexpr size_t kWidth = kLegacyWidth;
+    static int quant(const Source& s, size_t e) { return s.q[e % 16] >> (e < 16 ? 0 : 4) & 15; }
+    static void scales(const Source& s, size_t lane, Packed& p) { p.d[lane] = s.d; }
+    static void put(const Quants& q, size_t, Packed& p) { put_nibbles(q, p.q); }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        return half_to_float(p.d[lane]) * static_cast<float>(get_nibble(p.q, e, lane) - 8);
+    }
+};
+
+struct Q4_1 {
+    using Source = BlockQ4_1;
+    using Packed = PackedQ4_1;
+    static constexpr size_t kWidth = kLegacyWidth;
+    static int quant(const Source& s, size_t e) { return s.q[e % 16] >> (e < 16 ? 0 : 4) & 15; }
+    static void scales(const Source& s, size_t lane, Packed& p) {
+        p.d[lane] = s.d;
+        p.m[lane] = s.m;
+    }
+    static void put(const Quants& q, size_t, Packed& p) { put_nibbles(q, p.q); }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        return half_to_float(p.d[lane]) * static_cast<float>(get_nibble(p.q, e, lane)) +
+               half_to_float(p.m[lane]);
+    }
+};
+
+struct Q5_0 {
+    using Source = BlockQ5_0;
+    using Packed = PackedQ5_0;
+    static constexpr size_t kWidth = kLegacyWidth;
+    static int quant(const Source& s, size_t e) {
+        return (s.q[e % 16] >> (e < 16 ? 0 : 4) & 15) | fifth_bit(s.high, e) << 4;
+    }
+    static void scales(const Source& s, size_t lane, Packed& p) { p.d[lane] = s.d; }
+    static void put(const Quants& q, size_t, Packed& p) {
+        put_nibbles(q, p.q);
+        put_bits(q, 4, p.high);
+    }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        const int q = get_nibble(p.q, e, lane) | get_bit(p.high, e, lane) << 4;
+        return half_to_float(p.d[lane]) * static_cast<float>(q - 16);
+    }
+};
+
+struct Q5_1 {
+    using Source = BlockQ5_1;
+    using Packed = PackedQ5_1;
+    static constexpr size_t kWidth = kLegacyWidth;
+    static int quant(const Source& s, size_t e) {
+        return (s.q[e % 16] >> (e < 16 ? 0 : 4) & 15) | fifth_bit(s.high, e) << 4;
+    }
+    static void scales(const Source& s, size_t lane, Packed& p) {
+        p.d[lane] = s.d;
+        p.m[lane] = s.m;
+    }
+    static void put(const Quants& q, size_t, Packed& p) {
+        put_nibbles(q, p.q);
+        put_bits(q, 4, p.high);
+    }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        const int q = get_nibble(p.q, e, lane) | get_bit(p.high, e, lane) << 4;
+        return half_to_float(p.d[lane]) * static_cast<float>(q) + half_to_float(p.m[lane]);
+    }
+};
+
+struct Q8_0 {
+    using Source = BlockQ8_0;
+    using Packed = PackedQ8_0;
+    static constexpr size_t kWidth = kLegacyWidth;
+    static int quant(const Source& s, size_t e) { return static_cast<uint8_t>(s.q[e]); }
+    static void scales(const Source& s, size_t lane, Packed& p) { p.d[lane] = s.d; }
+    static void put(const Quants& q, size_t, Packed& p) {
+        for (size_t e = 0; e < kSub; ++e) {
+            for (size_t lane = 0; lane < kLanes; ++lane) {
+                p.q[register_of(e)][byte_of(e, lane)] = static_cast<int8_t>(q.at[e][lane]);
+            }
+        }
+    }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        return half_to_float(p.d[lane]) * static_cast<float>(p.q[register_of(e)][byte_of(e, lane)]);
+    }
+};
+
+inline int two_bits(const uint8_t* q, size_t e) {
+    return q[32 * (e / 128) + e % 32] >> 2 * (e % 128 / 32) & 3;
+}
+
+struct Q2_K {
+    using Source = BlockQ2_K;
+    using Packed = PackedQ2_K;
+    static constexpr size_t kWidth = kSuperWidth;
+    static int quant(const Source& s, size_t e) { return two_bits(s.q, e); }
+    static void scales(const Source& s, size_t lane, Packed& p) {
+        p.d[lane] = s.d;
+        p.dmin[lane] = s.dmin;
+        for (size_t i = 0; i < 16; ++i) {
+            p.scale[i][lane] = s.scales[i] & 15;
+            p.min[i][lane] = s.scales[i] >> 4;
+        }
+    }
+    static void put(const Quants& q, size_t sub, Packed& p) { put_pairs(q, 0, p.q[sub]); }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[e / 16][lane]);
+        const float m = half_to_float(p.dmin[lane]) * static_cast<float>(p.min[e / 16][lane]);
+        return d * static_cast<float>(get_pair(p.q[e / kSub], e % kSub, lane)) - m;
+    }
+};
+
+struct Q3_K {
+    using Source = BlockQ3_K;
+    using Packed = PackedQ3_K;
+    static constexpr size_t kWidth = kSuperWidth;
+    static int quant(const Source& s, size_t e) {
+        return two_bits(s.q, e) | (s.high[e % 32] >> e / 32 & 1) << 2;
+    }
+    static void scales(const Source& s, size_t lane, Packed& p) {
+        p.d[lane] = s.d;
+        for (size_t i = 0; i < 16; ++i) {
+            const int low = i < 8 ? s.scales[i] & 15 : s.scales[i - 8] >> 4;
+            const int high = s.scales[8 + i % 4] >> 2 * (i / 4) & 3;
+            p.scale[i][lane] = static_cast<int8_t>((low | high << 4) - 32);
+        }
+    }
+    static void put(const Quants& q, size_t sub, Packed& p) {
+        put_pairs(q, 0, p.q[sub]);
+        put_bits(q, 2, p.high[sub]);
+    }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        const size_t sub = e / kSub;
+        const int q = get_pair(p.q[sub], e % kSub, lane) | get_bit(p.high[sub], e % kSub, lane)
+                                                               << 2;
+        const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[e / 16][lane]);
+        return d * static_cast<float>(q - 4);
+    }
+};
+
+inline int k_nibble(const uint8_t* q, size_t e) {
+    return q[32 * (e / 64) + e % 32] >> (e % 64 < 32 ? 0 : 4) & 15;
+}
+
+struct Q4_K {
+    using Source = BlockQ4_K;
+    using Packed = PackedQ4_K;
+    static constexpr size_t kWidth = kSuperWidth;
+    static int quant(const Source& s, size_t e) { return k_nibble(s.q, e); }
+    static void scales(const Source& s, size_t lane, Packed& p) {
+        p.d[lane] = s.d;
+        p.dmin[lane] = s.dmin;
+        for (size_t i = 0; i < 8; ++i) {
+            scale_min_k4(s.scales, i, p.scale[i][lane], p.min[i][lane]);
+        }
+    }
+    static void put(const Quants& q, size_t sub, Packed& p) { put_nibbles(q, p.q[sub]); }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        const size_t sub = e / kSub;
+        const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[sub][lane]);
+        const float m = half_to_float(p.dmin[lane]) * static_cast<float>(p.min[sub][lane]);
+        return d * static_cast<float>(get_nibble(p.q[sub], e % kSub, lane)) - m;
+    }
+};
+
+struct Q5_K {
+    using Source = BlockQ5_K;
+    using Packed = PackedQ5_K;
+    static constexpr size_t kWidth = kSuperWidth;
+    static int quant(const Source& s, size_t e) {
+        return k_nibble(s.q, e) | (s.high[e % 32] >> e / 32 & 1) << 4;
+    }
+    static void scales(const Source& s, size_t lane, Packed& p) {
+        p.d[lane] = s.d;
+        p.dmin[lane] = s.dmin;
+        for (size_t i = 0; i < 8; ++i) {
+            scale_min_k4(s.scales, i, p.scale[i][lane], p.min[i][lane]);
+        }
+    }
+    static void put(const Quants& q, size_t sub, Packed& p) {
+        put_nibbles(q, p.q[sub]);
+        put_bits(q, 4, p.high[sub]);
+    }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        const size_t sub = e / kSub;
+        const int q = get_nibble(p.q[sub], e % kSub, lane) | get_bit(p.high[sub], e % kSub, lane)
+                                                                 << 4;
+        const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[sub][lane]);
+        const float m = half_to_float(p.dmin[lane]) * static_cast<float>(p.min[sub][lane]);
+        return d * static_cast<float>(q) - m;
+    }
+};
+
+struct Q6_K {
+    using Source = BlockQ6_K;
+    using Packed = PackedQ6_K;
+    static constexpr size_t kWidth = kSuperWidth;
+    static int quant(const Source& s, size_t e) {
+        const size_t half = e / 128, quarter = e % 128 / 32, l = e % 32;
+        const int low = s.low[64 * half + 32 * (quarter % 2) + l] >> (quarter < 2 ? 0 : 4) & 15;
+        return low | (s.high[32 * half + l] >> 2 * quarter & 3) << 4;
+    }
+    static void scales(const Source& s, size_t lane, Packed& p) {
+        p.d[lane] = s.d;
+        for (size_t i = 0; i < 16; ++i) p.scale[i][lane] = s.scales[i];
+    }
+    static void put(const Quants& q, size_t sub, Packed& p) {
+        put_nibbles(q, p.q[sub]);
+        put_pairs(q, 4, p.high[sub]);
+    }
+    static float value(const Packed& p, size_t e, size_t lane) {
+        const size_t sub = e / kSub;
+        const int q = get_nibble(p.q[sub], e % kSub, lane) | get_pair(p.high[sub], e % kSub, lane)
+                                                                 << 4;
+        const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[e / 16][lane]);
+        return d * static_cast<float>(q - 32);
+    }
+};
+
+template <class F>
+void pack(const uint8_t* rows, size_t num_rows, size_t row_bytes, size_t width, uint8_t* group) {
+    const size_t blocks = width / F::kWidth;
+    for (size_t b = 0; b < blocks; ++b) {
+        typename F::Packed packed;
+        std::memset(&packed, 0, sizeof packed);
+        typename F::Source source[kLanes];
+        std::memset(source, 0, sizeof source);
+        for (size_t lane = 0; lane < num_rows; ++lane) {
+            // rows of a file have no alignment
+            std::memcpy(&source[lane], rows + lane * row_bytes + b * sizeof(typename F::Source),
+                        sizeof(typename F::Source));
+            F::scales(source[lane], lane, packed);
+        }
+        for (size_t sub = 0; sub < F::kWidth / kSub; ++sub) {
+            Quants quants;
+            for (size_t lane = 0; lane < kLanes; ++lane) {
+                for (size_t e = 0; e < kSub; ++e) {
+                    quants.at[e][lane] =
+                        static_cast<uint8_t>(F::quant(source[lane], sub * kSub + e));
+                }
+            }
+            F::put(quants, sub, packed);
+        }
+        std::memcpy(group + b * sizeof packed, &packed, sizeof packed);
+    }
+}
+
+template <class F>
+void unpack_row(const uint8_t* group, size_t lane, size_t width, float* out) {
+    for (size_t b = 0; b < width / F::kWidth; ++b) {
+        typename F::Packed packed;
+        std::memcpy(&packed, group + b * sizeof packed, sizeof packed);
+        for (size_t e = 0; e < F::kWidth; ++e) out[b * F::kWidth + e] = F::value(packed, e, lane);
+    }
+}
+
+template <class Packed, class Element>
+void pack_float(const uint8_t* rows, size_t num_rows, size_t row_bytes, size_t width,
+                uint8_t* group) {
+    for (size_t k = 0; k < width; ++k) {
+        Packed packed{};
+        for (size_t lane = 0; lane < num_rows; ++lane) {
+            std::memcpy(&packed.w[lane], rows + lane * row_bytes + k * sizeof(Element),
+                        sizeof(Element));
+        }
+        std::memcpy(group + k * sizeof packed, &packed, sizeof packed);
+    }
+}
+
+template <class Packed, class Element, float (*to_float)(Element)>
+void unpack_float_row(const uint8_t* group, size_t lane, size_t width, float* out) {
+    for (size_t k = 0; k < width; ++k) {
+        Packed packed;
+        std::memcpy(&packed, group + k * sizeof packed, sizeof packed);
+        out[k] = to_float(packed.w[lane]);
+    }
+}
+
+float same(float value) {
+    return value;
+}
+float from_half(half_t value) {
+    return half_to_float(value);
+}
+float from_bfloat(uint16_t value) {
+    return bfloat_to_float(value);
+}
+
+template <class F>
+void quantized(LinearKernel& kernel) {
+    kernel.lanes = kLanes;
+    kernel.block_width = F::kWidth;
+    kernel.block_bytes = sizeof(typename F::Packed);
+    kernel.source_bytes = sizeof(typename F::Source);
+    kernel.quantized_input = true;
+    kernel.pack = pack<F>;
+    kernel.unpack_row = unpack_row<F>;
+}
+
+template <class Packed, class Element, float (*to_float)(Element)>
+void floating(LinearKernel& kernel) {
+    kernel.lanes = kLanes;
+    kernel.block_width = 1;
+    kernel.block_bytes = sizeof(Packed);
+    kernel.source_bytes = sizeof(Element);
+    kernel.quantized_input = false;
+    kernel.pack = pack_float<Packed, Element>;
+    kernel.unpack_row = unpack_float_row<Packed, Element, to_float>;
+}
+
+}  // namespace
+
+void fill_packing(KernelTable& table) {
+    auto entry = [&](WeightType type) -> LinearKernel& {
+        return table.linear[static_cast<int>(type)];
+    };
+    floating<PackedF32, float, same>(entry(WeightType::F32));
+    floating<PackedF16, half_t, from_half>(entry(WeightType::F16));
+    floating<PackedBF16, uint16_t, from_bfloat>(entry(WeightType::BF16));
+    quantized<Q4_0>(entry(WeightType::Q4_0));
+    quantized<Q4_1>(entry(WeightType::Q4_1));
+    quantized<Q5_0>(entry(WeightType::Q5_0));
+    quantized<Q5_1>(entry(WeightType::Q5_1));
+    quantized<Q8_0>(entry(WeightType::Q8_0));
+    quantized<Q2_K>(entry(WeightType::Q2_K));
+    quantized<Q3_K>(entry(WeightType::Q3_K));
+    quantized<Q4_K>(entry(WeightType::Q4_K));
+    quantized<Q5_K>(entry(WeightType::Q5_K));
+    quantized<Q6_K>(entry(WeightType::Q6_K));
+}
+
+}  // namespace tektra::scalar

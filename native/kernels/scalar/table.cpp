@@ -1,0 +1,14 @@
+// The scalar table: every kernel, always built.
+#include "tables.h"
+
+namespace tektra::scalar {
+
+void fill(KernelTable& table) {
+    table.name = "scalar";
+    fill_linear(table);
+    fill_rows(table);
+    fill_attention(table);
+    table.sampling = &kScalarSampling;
+}
+
+}  // namespace tektra::scalar

@@ -1,0 +1,182 @@
+"""The protocol between the engine and a backend: a graph goes in, steps are run.
+
+A backend knows graphs and weights; it knows neither architectures nor requests. The engine knows
+steps; it knows neither how weights are laid out nor where the cache lies.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tektra.formats.tensor_info import TensorInfo
+from tektra.graph import Graph, OutputName
+from tektra.graph.ops import Attention
+from tektra.progress import CancelToken, ProgressCallback, ignore_progress
+
+__all__ = [
+    "KV_BLOCK_SIZE",
+    "Backend",
+    "CompileOptions",
+    "Executable",
+    "KvGeometry",
+    "MemoryUse",
+    "Step",
+    "WeightSource",
+    "kv_geometry",
+]
+
+KV_BLOCK_SIZE = 32
+"""Tokens in one block of the paged cache, on every backend.
+
+It is also the tile in which attention reduces, so changing it changes results in the last bits.
+"""
+
+
+class WeightSource(Protocol):
+    """Where a backend reads weights from: a model file of any format."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def tensor_bytes(self, name: str, /) -> NDArray[np.uint8]:
+        """The stored bytes of a tensor, 1-D, read-only, without a copy where possible."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """Sizes that are fixed when a model is loaded.
+
+    Attributes:
+        num_threads: threads that compute, the calling one included.
+        max_rows: most token rows in one step.
+        max_outputs: most output rows in one step; bounds the memory for logits.
+        num_kv_blocks: blocks in the paged cache, each of `KV_BLOCK_SIZE` tokens over all layers.
+    """
+
+    num_threads: int = 1
+    max_rows: int = 512
+    max_outputs: int = 32
+    num_kv_blocks: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One ragged batch: some new tokens of some sequences, run through the model together.
+
+    Rows of one sequence are neighbours and in order. All arrays are C-contiguous int32.
+
+    Attributes:
+        token_ids: [T] token of each row.
+        positions: [T] rotary position of each row.
+        row_starts: [S + 1] rows of sequence s are row_starts[s] .. row_starts[s + 1] - 1.
+        num_cached: [S] tokens of sequence s that the cache already holds; row i of the
+            sequence is written to slot num_cached[s] + i.
+        block_tables: [S, B] ids of the cache blocks of each sequence in order; entries past the
+            last block in use are -1.
+        output_rows: [O] rows whose result is wanted.
+    """
+
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    row_starts: NDArray[np.int32]
+    num_cached: NDArray[np.int32]
+    block_tables: NDArray[np.int32]
+    output_rows: NDArray[np.int32]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.num_cached)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes by part: ``weights``, ``kv_cache``, ``activations``; what a backend adds has a name too."""
+
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class KvGeometry:
+    """What one layer keeps of a token: kv heads, width of a key head and of a value head."""
+
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int
+
+
+def kv_geometry(graph: Graph) -> list[KvGeometry]:
+    """Cache geometry of each attention layer of a graph, by layer index."""
+    layers = {
+        op.layer: KvGeometry(op.spec.num_kv_heads, op.spec.head_dim, op.spec.value_dim)
+        for op in graph.ops
+        if isinstance(op, Attention)
+    }
+    return [layers[i] for i in sorted(layers)]
+
+
+class Executable(ABC):
+    """A compiled model with its weights and its cache. One step runs at a time."""
+
+    options: CompileOptions
+
+    @abstractmethod
+    def run(self, step: Step, output: OutputName = "logits") -> NDArray[np.float32]:
+        """Runs a step and returns float32 [O, width]: one row for each of ``step.output_rows``.
+
+        The array may be a view that the next call overwrites. Raises `BackendError` when the
+        step is not well-formed (ids, slots or rows out of range): a wrong step never reads or
+        writes outside its memory.
+        """
+
+    @property
+    @abstractmethod
+    def memory(self) -> MemoryUse:
+        """What this executable holds."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees everything. Safe to call twice."""
+
+
+class Backend(ABC):
+    """One way to compute: a device and the code for it."""
+
+    name: str
+
+    @abstractmethod
+    def plan(
+        self, graph: Graph, tensors: Mapping[str, TensorInfo], options: CompileOptions
+    ) -> MemoryUse:
+        """What `compile` would take, from the tensors' headers alone."""
+
+    @abstractmethod
+    def compile(
+        self,
+        graph: Graph,
+        weights: WeightSource,
+        options: CompileOptions,
+        *,
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> Executable:
+        """Packs the weights that the graph reads and makes it ready to run.
+
+        Reports the stage ``"pack"`` in bytes of the model file. Raises `UnsupportedModelError`
+        for a quantization type that the backend has no kernel for, `MemoryLimitError` when
+        memory runs out, `CancelledError` when ``cancel`` was set.
+        """

@@ -1,0 +1,250 @@
+"""The native CPU backend: packs weights for the core and runs its programs.
+
+The core (`tektra._native`) does the arithmetic; this file builds a program from a lowered graph
+and turns the core's complaints into typed errors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tektra.backends.base import (
+    Backend,
+    CompileOptions,
+    Executable,
+    MemoryUse,
+    Step,
+    WeightSource,
+    kv_geometry,
+)
+from tektra.backends.cpu_lowering import Lowered, OpCode, lower
+from tektra.errors import (
+    BackendError,
+    DeviceUnavailableError,
+    MemoryLimitError,
+    UnsupportedModelError,
+)
+from tektra.formats.ggml_types import GGMLType
+from tektra.formats.quants import dequantize
+from tektra.formats.tensor_info import TensorInfo
+from tektra.graph import Graph, OutputName, RopeSpec
+from tektra.progress import CancelToken, ProgressCallback, ProgressEvent, ignore_progress
+
+__all__ = ["CpuBackend", "CpuExecutable", "native_core"]
+
+
+def native_core() -> ModuleType | None:
+    """The native core, or ``None`` where Tektra was installed without a compiler."""
+    try:
+        from tektra import _native
+    except ImportError:
+        return None
+    return _native
+
+
+class CpuBackend(Backend):
+    """Runs on the processor through the native core.
+
+    Args:
+        isa: instruction set whose kernels are used; ``None`` for ``TEKTRA_ISA`` if that is set,
+            else the best that this machine has.
+
+    Raises:
+        DeviceUnavailableError: there is no native core, or it or the machine lacks ``isa``.
+    """
+
+    name = "cpu"
+
+    def __init__(self, *, isa: str | None = None) -> None:
+        core = native_core()
+        if core is None:
+            raise DeviceUnavailableError(
+                "the native core of Tektra is not installed",
+                remedy="install Tektra again on a machine with a C++20 compiler, "
+                "or use device='reference'",
+            )
+        self._core: Any = core
+        try:
+            self.isa: str = core.isa(isa or os.environ.get("TEKTRA_ISA", ""))
+        except ValueError as error:
+            raise DeviceUnavailableError(
+                str(error), remedy=f"compiled are: {', '.join(core.compiled_isas())}"
+            ) from error
+
+    def plan(
+        self, graph: Graph, tensors: Mapping[str, TensorInfo], options: CompileOptions
+    ) -> MemoryUse:
+        lowered = self._lower(graph, tensors, options)
+        weights = 0
+        for name in lowered.matrices:
+            info = tensors[name]
+            rows, width = info.shape
+            packed = self._core.packed_bytes(self.isa, int(info.type), rows, width)
+            weights += -(-packed // 64) * 64 + 64
+        for name in lowered.vectors:
+            weights += 4 * tensors[name].shape[0]
+        cached = sum(g.num_kv_heads * (g.head_dim + g.value_dim) for g in kv_geometry(graph))
+        scratch = partials = 0
+        for op in lowered.instructions:
+            if op.code is OpCode.ATTENTION:
+                mine, shared = self._core.attention_bytes(
+                    op.ints, options.num_threads, options.max_rows, options.num_kv_blocks
+                )
+                scratch, partials = max(scratch, mine), max(partials, shared)
+        return MemoryUse(
+            {
+                "weights": weights,
+                "kv_cache": 2 * cached * options.num_kv_blocks * 32,
+                "activations": lowered.arena_bytes + scratch + partials,
+            }
+        )
+
+    def compile(
+        self,
+        graph: Graph,
+        weights: WeightSource,
+        options: CompileOptions,
+        *,
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> CpuExecutable:
+        lowered = self._lower(graph, weights.tensors, options)
+        try:
+            program = self._core.Program(
+                self.isa,
+                options.num_threads,
+                options.max_rows,
+                options.max_outputs,
+                options.num_kv_blocks,
+            )
+            ids = _load_weights(program, lowered, weights, progress, cancel)
+            for layer in kv_geometry(graph):
+                program.add_cache(layer.num_kv_heads, layer.head_dim, layer.value_dim)
+            for buffer in lowered.buffers:
+                program.add_buffer(buffer.offset, buffer.stride, buffer.width, buffer.outputs)
+            for op in lowered.instructions:
+                operands = [-1 if w is None else ids[w] for w in op.weights]
+                program.add_op(int(op.code), op.inputs, op.outputs, operands, op.ints, op.floats)
+            program.finish(lowered.arena_bytes)
+        except MemoryError as error:
+            needed = self.plan(graph, weights.tensors, options).total
+            raise MemoryLimitError(
+                f"the model needs {needed / 2**20:.0f} MiB, which cannot be allocated",
+                remedy="use a smaller context or a smaller model",
+            ) from error
+        except ValueError as error:
+            raise BackendError(f"the native core refused the model: {error}") from error
+        return CpuExecutable(program, lowered.outputs, options)
+
+    def _lower(
+        self, graph: Graph, tensors: Mapping[str, TensorInfo], options: CompileOptions
+    ) -> Lowered:
+        lowered = lower(
+            graph,
+            {name: tensors[name].type for name in graph.weight_names},
+            options,
+            lambda type_: bool(self._core.reads_quantized(self.isa, int(type_))),
+        )
+        for name in lowered.matrices:
+            info = tensors[name]
+            if not self._core.packed_bytes(self.isa, int(info.type), *info.shape):
+                raise UnsupportedModelError(
+                    f"tensor {name!r} of {info.type.name} with shape {info.shape} has no kernel "
+                    "on the CPU",
+                    remedy="use a file of another quantization",
+                )
+        return lowered
+
+
+def _load_weights(
+    program: Any,
+    lowered: Lowered,
+    weights: WeightSource,
+    progress: ProgressCallback,
+    cancel: CancelToken | None,
+) -> dict[str | RopeSpec, int]:
+    """Packs every tensor; returns the program's number of each name and of each rope spec."""
+    names = [*lowered.matrices, *lowered.vectors]
+    total = sum(weights.tensors[name].nbytes for name in names)
+    matrices = set(lowered.matrices)
+    ids: dict[str | RopeSpec, int] = {}
+    vectors: dict[str, NDArray[np.float32]] = {}
+    done = 0
+    for name in names:
+        if cancel is not None:
+            cancel.check()
+        info = weights.tensors[name]
+        data = weights.tensor_bytes(name)
+        if name in matrices:
+            ids[name] = program.add_matrix(int(info.type), *info.shape)
+            program.pack_matrix(ids[name], data)
+        else:
+            vectors[name] = np.ascontiguousarray(dequantize(data, info.type, info.shape))
+            ids[name] = program.add_vector(vectors[name])
+        done += info.nbytes
+        progress(ProgressEvent("pack", name, done, total, "bytes"))
+    for op in lowered.instructions:
+        for weight in op.weights:
+            if isinstance(weight, RopeSpec):
+                factors = weight.freq_factors
+                frequencies = weight.inverse_frequencies(
+                    None if factors is None else vectors[factors]
+                )
+                ids[weight] = program.add_frequencies(frequencies, weight.magnitude)
+    return ids
+
+
+class CpuExecutable(Executable):
+    """A program of the native core."""
+
+    def __init__(
+        self,
+        program: Any,
+        outputs: Mapping[OutputName, tuple[int, int]],
+        options: CompileOptions,
+    ) -> None:
+        self.options = options
+        self._program = program
+        self._outputs = outputs
+        self._memory = MemoryUse(
+            {
+                "weights": program.weight_bytes,
+                "kv_cache": program.cache_bytes,
+                "activations": program.activation_bytes,
+            }
+        )
+
+    def run(self, step: Step, output: OutputName = "logits") -> NDArray[np.float32]:
+        if self._program is None:
+            raise BackendError("the model is closed")
+        if output not in self._outputs:
+            raise BackendError(f"the model has no output {output!r}")
+        buffer, num_ops = self._outputs[output]
+        try:
+            rows: NDArray[np.float32] = self._program.run(
+                step.token_ids,
+                step.positions,
+                step.row_starts,
+                step.num_cached,
+                step.block_tables,
+                step.output_rows,
+                num_ops,
+                buffer,
+            )
+        except (ValueError, TypeError) as error:
+            raise BackendError(str(error)) from error
+        return rows
+
+    @property
+    def memory(self) -> MemoryUse:
+        return MemoryUse({}) if self._program is None else self._memory
+
+    def close(self) -> None:
+        # the core frees its memory once no array of results refers to it any more
+        self._program = None

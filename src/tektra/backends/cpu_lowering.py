@@ -1,0 +1,412 @@
+"""From a graph to the flat list of instructions that the native core walks.
+
+Neighbouring ops are fused where it pays, activations are quantized once for all linears that read
+them, and every intermediate gets its place in one arena. It knows shapes and weight types, but
+neither the weights' bytes nor the core: the result is plain data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from tektra.backends.base import CompileOptions
+from tektra.formats.ggml_types import GGMLType
+from tektra.graph import Activation, Graph, OutputName, RopeLayout, RopeSpec, RowSpace, Value, ops
+
+__all__ = ["Buffer", "Instruction", "Lowered", "OpCode", "lower"]
+
+_ALIGNMENT = 64
+_BLOCK = 32  # activations that share a scale
+_SCALE_BYTES = 16  # what the core keeps beside each block of quantized activations
+
+
+class OpCode(IntEnum):
+    """As ``tektra::OpCode`` in native/include/tektra/program.h."""
+
+    EMBED = 0
+    QUANTIZE = 1
+    LINEAR = 2
+    RMS_NORM = 3
+    LAYER_NORM = 4
+    ROPE_TABLE = 5
+    ROPE = 6
+    ATTENTION = 7
+    ACTIVATE = 8
+    GATED = 9
+    ADD = 10
+    MUL = 11
+    SCALE = 12
+    SOFTCAP = 13
+    SELECT = 14
+
+
+# As ``tektra::ActivationKind``.
+_ACTIVATIONS = {
+    Activation.SILU: 0,
+    Activation.GELU: 1,
+    Activation.GELU_TANH: 2,
+    Activation.RELU: 3,
+    Activation.SIGMOID: 4,
+    Activation.TANH: 5,
+}
+
+
+@dataclass(slots=True)
+class Buffer:
+    """A place in the arena: ``stride`` bytes a row, from ``offset`` on."""
+
+    width: int
+    stride: int
+    outputs: bool
+    offset: int = -1
+
+
+@dataclass(slots=True)
+class Instruction:
+    """One op of the core. Buffers are numbers, weights are names or rope specs (None: absent)."""
+
+    code: OpCode
+    inputs: list[int]
+    outputs: list[int]
+    weights: list[str | RopeSpec | None] = field(default_factory=list)
+    ints: list[int] = field(default_factory=list)
+    floats: list[float] = field(default_factory=list)
+    # index of the input whose place the output may take, since it is read first
+    in_place: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A lowered graph.
+
+    Attributes:
+        instructions: what runs, in order.
+        buffers: the places, by number.
+        arena_bytes: size of the arena.
+        outputs: for each output of the graph its buffer and how many instructions it needs.
+        matrices: names of the tensors that are packed.
+        vectors: names of the tensors that are kept as float32.
+    """
+
+    instructions: list[Instruction]
+    buffers: list[Buffer]
+    arena_bytes: int
+    outputs: dict[OutputName, tuple[int, int]]
+    matrices: list[str]
+    vectors: list[str]
+
+
+def lower(
+    graph: Graph,
+    types: Mapping[str, GGMLType],
+    options: CompileOptions,
+    reads_quantized: Callable[[GGMLType], bool],
+) -> Lowered:
+    """Lowers a graph whose tensors have these types.
+
+    ``reads_quantized`` says whether the core multiplies matrices of a type with int8 activations.
+    """
+    lowering = _Lowering(graph, types, reads_quantized)
+    for op in graph.ops:
+        lowering.add(op)
+    outputs: dict[OutputName, tuple[int, int]] = {}
+    for name, value in graph.outputs.items():
+        buffer = lowering.buffer_of[value.id]
+        ready = max(i for i, op in enumerate(lowering.instructions) if buffer in op.outputs)
+        outputs[name] = (buffer, ready + 1)
+    arena = _place(
+        lowering.instructions, lowering.buffers, {b for b, _ in outputs.values()}, options
+    )
+    return Lowered(
+        lowering.instructions,
+        lowering.buffers,
+        arena,
+        outputs,
+        list(lowering.matrices),
+        list(lowering.vectors),
+    )
+
+
+class _Lowering:
+    """State while a graph is lowered: the instructions so far, and what became of each value."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        types: Mapping[str, GGMLType],
+        reads_quantized: Callable[[GGMLType], bool],
+    ) -> None:
+        self.types = types
+        self.reads_quantized = reads_quantized
+        self.instructions: list[Instruction] = []
+        self.buffers: list[Buffer] = []
+        self.buffer_of: dict[int, int] = {}  # value id -> buffer
+        self.quantized: dict[int, int] = {}  # value id -> buffer with its quantized rows
+        self.rope_tables: dict[RopeSpec, int] = {}
+        self.matrices: dict[str, None] = {}
+        self.vectors: dict[str, None] = {}
+        self.additions = _residual_additions(graph)
+        self.fused = {add.out.id for add in self.additions.values()}
+
+    def add(self, op: ops.Op) -> None:
+        _LOWER[type(op)](self, op)
+
+    # Buffers and weights
+
+    def floats(self, value: Value) -> int:
+        """A new buffer for a value."""
+        buffer = self._buffer(value, _round_up(4 * value.width))
+        self.buffer_of[value.id] = buffer
+        return buffer
+
+    def quantize(self, value: Value) -> int:
+        """The buffer with the quantized rows of a value; made on first use."""
+        if value.id not in self.quantized:
+            stride = value.width + value.width // _BLOCK * _SCALE_BYTES
+            buffer = self._buffer(value, _round_up(stride))
+            self.emit(OpCode.QUANTIZE, [self.buffer_of[value.id]], [buffer])
+            self.quantized[value.id] = buffer
+        return self.quantized[value.id]
+
+    def _buffer(self, value: Value, stride: int) -> int:
+        self.buffers.append(Buffer(value.width, stride, value.rows is RowSpace.OUTPUTS))
+        return len(self.buffers) - 1
+
+    def matrix(self, name: str) -> str:
+        self.matrices[name] = None
+        return name
+
+    def vector(self, name: str | None) -> str | None:
+        if name is not None:
+            self.vectors[name] = None
+        return name
+
+    def emit(self, code: OpCode, inputs: list[int], outputs: list[int], **rest: Any) -> None:
+        self.instructions.append(Instruction(code, inputs, outputs, **rest))
+
+    # Ops
+
+    def embed(self, op: ops.Embed) -> None:
+        self.emit(OpCode.EMBED, [], [self.floats(op.out)], weights=[self.matrix(op.table)])
+
+    def linear(self, op: ops.Linear) -> None:
+        addition = self.additions.get(op.outs[0].id)
+        by_input: dict[bool, list[int]] = {}
+        for i, weight in enumerate(op.weights):
+            by_input.setdefault(self.reads_quantized(self.types[weight]), []).append(i)
+        for quantized, which in by_input.items():
+            source = self.quantize(op.x) if quantized else self.buffer_of[op.x.id]
+            inputs, in_place = [source], None
+            if addition is not None and len(op.outs) == 1:
+                other = addition.b if addition.a.id == op.outs[0].id else addition.a
+                inputs.append(self.buffer_of[other.id])
+                outputs, in_place = [self.floats(addition.out)], 1
+            else:
+                outputs = [self.floats(op.outs[i]) for i in which]
+            weights: list[str | RopeSpec | None] = [self.matrix(op.weights[i]) for i in which]
+            weights += [self.vector(op.biases[i]) for i in which]
+            self.emit(
+                OpCode.LINEAR,
+                inputs,
+                outputs,
+                weights=weights,
+                ints=[len(inputs) - 1],
+                in_place=in_place,
+            )
+
+    def rms_norm(self, op: ops.RmsNorm) -> None:
+        self.emit(
+            OpCode.RMS_NORM,
+            [self.buffer_of[op.x.id]],
+            [self.floats(op.out)],
+            weights=[self.vector(op.weight)],
+            ints=[op.group],
+            floats=[op.eps],
+            in_place=0,
+        )
+
+    def layer_norm(self, op: ops.LayerNorm) -> None:
+        self.emit(
+            OpCode.LAYER_NORM,
+            [self.buffer_of[op.x.id]],
+            [self.floats(op.out)],
+            weights=[self.vector(op.weight), self.vector(op.bias)],
+            floats=[op.eps],
+            in_place=0,
+        )
+
+    def rope(self, op: ops.Rope) -> None:
+        if op.spec not in self.rope_tables:
+            table = self._buffer(Value(-1, op.x.rows, op.spec.dim), _round_up(4 * op.spec.dim))
+            self.vector(op.spec.freq_factors)
+            self.emit(OpCode.ROPE_TABLE, [], [table], weights=[op.spec])
+            self.rope_tables[op.spec] = table
+        self.emit(
+            OpCode.ROPE,
+            [self.buffer_of[op.x.id], self.rope_tables[op.spec]],
+            [self.floats(op.out)],
+            ints=[op.spec.head_dim, op.spec.dim, int(op.spec.layout is RopeLayout.HALF)],
+            in_place=0,
+        )
+
+    def attention(self, op: ops.Attention) -> None:
+        spec = op.spec
+        self.emit(
+            OpCode.ATTENTION,
+            [self.buffer_of[v.id] for v in (op.q, op.k, op.v)],
+            [self.floats(op.out)],
+            weights=[self.vector(spec.sinks)],
+            ints=[
+                op.layer,
+                spec.num_heads,
+                spec.num_kv_heads,
+                spec.head_dim,
+                spec.value_dim,
+                spec.window or 0,
+                int(spec.causal),
+            ],
+            floats=[spec.score_scale, spec.softcap or 0.0],
+        )
+
+    def activate(self, op: ops.Activate) -> None:
+        self._elementwise(OpCode.ACTIVATE, op.out, op.x, ints=[_ACTIVATIONS[op.function]])
+
+    def gated(self, op: ops.Gated) -> None:
+        self._elementwise(OpCode.GATED, op.out, op.gate, op.up, ints=[_ACTIVATIONS[op.function]])
+
+    def sum(self, op: ops.Add) -> None:
+        if op.out.id not in self.fused:
+            self._elementwise(OpCode.ADD, op.out, op.a, op.b)
+
+    def mul(self, op: ops.Mul) -> None:
+        self._elementwise(OpCode.MUL, op.out, op.a, op.b)
+
+    def scale(self, op: ops.Scale) -> None:
+        self._elementwise(OpCode.SCALE, op.out, op.x, floats=[op.factor])
+
+    def softcap(self, op: ops.Softcap) -> None:
+        self._elementwise(OpCode.SOFTCAP, op.out, op.x, floats=[op.cap])
+
+    def select(self, op: ops.Select) -> None:
+        self.emit(OpCode.SELECT, [self.buffer_of[op.x.id]], [self.floats(op.out)])
+
+    def _elementwise(self, code: OpCode, out: Value, *inputs: Value, **rest: Any) -> None:
+        sources = [self.buffer_of[v.id] for v in inputs]
+        self.emit(code, sources, [self.floats(out)], in_place=0, **rest)
+
+
+_LOWER: dict[type[ops.Op], Callable[[_Lowering, Any], None]] = {
+    ops.Embed: _Lowering.embed,
+    ops.Linear: _Lowering.linear,
+    ops.RmsNorm: _Lowering.rms_norm,
+    ops.LayerNorm: _Lowering.layer_norm,
+    ops.Rope: _Lowering.rope,
+    ops.Attention: _Lowering.attention,
+    ops.Activate: _Lowering.activate,
+    ops.Gated: _Lowering.gated,
+    ops.Add: _Lowering.sum,
+    ops.Mul: _Lowering.mul,
+    ops.Scale: _Lowering.scale,
+    ops.Softcap: _Lowering.softcap,
+    ops.Select: _Lowering.select,
+}
+
+
+def _residual_additions(graph: Graph) -> dict[int, ops.Add]:
+    """Additions that a linear can make while it writes: by the value id of the linear's output.
+
+    The linear must have one output, read by the addition alone, and the other summand must be
+    there before the linear runs.
+    """
+    uses: dict[int, int] = {}
+    made_at: dict[int, int] = {}
+    linears: dict[int, int] = {}
+    for at, op in enumerate(graph.ops):
+        for value in _inputs(op):
+            uses[value.id] = uses.get(value.id, 0) + 1
+        for value in _outputs(op):
+            made_at[value.id] = at
+        if isinstance(op, ops.Linear) and len(op.outs) == 1:
+            linears[op.outs[0].id] = at
+    for value in graph.outputs.values():
+        uses[value.id] = uses.get(value.id, 0) + 1
+    found: dict[int, ops.Add] = {}
+    for op in graph.ops:
+        if not isinstance(op, ops.Add):
+            continue
+        for mine, other in ((op.b, op.a), (op.a, op.b)):
+            at = linears.get(mine.id)
+            if at is None or uses[mine.id] != 1 or other.id == mine.id:
+                continue
+            if made_at[other.id] < at and other.id not in found:
+                found[mine.id] = op
+                break
+    return found
+
+
+def _inputs(op: ops.Op) -> list[Value]:
+    """Values that an op reads."""
+    names = ("x", "q", "k", "v", "gate", "up", "a", "b")
+    return [getattr(op, name) for name in names if hasattr(op, name)]
+
+
+def _outputs(op: ops.Op) -> list[Value]:
+    """Values that an op makes."""
+    return list(op.outs) if isinstance(op, ops.Linear) else [op.out]
+
+
+def _round_up(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _place(
+    instructions: list[Instruction],
+    buffers: list[Buffer],
+    kept: set[int],
+    options: CompileOptions,
+) -> int:
+    """Gives every buffer its offset and returns the size of the arena.
+
+    A buffer lives from the instruction that writes it to the last one that reads it (``kept`` ones
+    to the end); it gets the lowest gap among those that live at the same time, or the very place
+    of an input that ends there where the instruction may work in place.
+    """
+    last_use: dict[int, int] = {}
+    for at, op in enumerate(instructions):
+        for buffer in (*op.inputs, *op.outputs):
+            last_use[buffer] = at
+    for buffer in kept:
+        last_use[buffer] = len(instructions)
+
+    def size(buffer: Buffer) -> int:
+        return buffer.stride * (options.max_outputs if buffer.outputs else options.max_rows)
+
+    live: list[int] = []
+    arena = 0
+    for at, op in enumerate(instructions):
+        for number in op.outputs:
+            buffer = buffers[number]
+            if op.in_place is not None:
+                source = op.inputs[op.in_place]
+                other = buffers[source]
+                if (
+                    last_use[source] == at
+                    and op.inputs.count(source) == 1
+                    and (other.stride, other.outputs) == (buffer.stride, buffer.outputs)
+                ):
+                    buffer.offset = other.offset
+                    live[live.index(source)] = number
+                    continue
+            offset = 0
+            for taken in sorted((buffers[i] for i in live), key=lambda b: b.offset):
+                if offset + size(buffer) <= taken.offset:
+                    break
+                offset = max(offset, taken.offset + size(taken))
+            buffer.offset = offset
+            live.append(number)
+            arena = max(arena, offset + size(buffer))
+        live = [i for i in live if last_use[i] > at]
+    return arena

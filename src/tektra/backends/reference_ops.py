@@ -1,0 +1,269 @@
+"""What each op means, in NumPy: one function an op, float32, one plain way to compute it.
+
+The readable truth of the op set. It does not know where weights come from or when values die.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tektra.backends.base import KV_BLOCK_SIZE, Step
+from tektra.backends.step_check import blocks_needed
+from tektra.graph import Activation, AttentionSpec, RopeLayout, RopeSpec, ops
+
+__all__ = ["KERNELS", "SCORE_ELEMENTS", "KvCache", "State"]
+
+F32 = NDArray[np.float32]
+
+SCORE_ELEMENTS: Final = 1 << 22
+"""Most attention scores that are held at once; longer queries are taken piece by piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvCache:
+    """One layer's pages: keys [blocks, block size, kv heads, head_dim], values [.., value_dim]."""
+
+    keys: NDArray[Any]
+    values: NDArray[Any]
+
+
+@dataclass(slots=True)
+class State:
+    """What the functions below read and write while one step runs.
+
+    Attributes:
+        step: the step.
+        weights: float32 weights by name.
+        caches: pages of each attention layer.
+        frequencies: float64 [dim / 2] radians per position, by rope spec.
+        values: float32 [rows, width] by value id.
+    """
+
+    step: Step
+    weights: Mapping[str, F32]
+    caches: Mapping[int, KvCache]
+    frequencies: Mapping[RopeSpec, NDArray[np.float64]]
+    values: dict[int, F32] = field(default_factory=dict)
+
+
+def embed(op: ops.Embed, s: State) -> None:
+    s.values[op.out.id] = s.weights[op.table][s.step.token_ids]
+
+
+def linear(op: ops.Linear, s: State) -> None:
+    x = s.values[op.x.id]
+    for out, weight, bias in zip(op.outs, op.weights, op.biases, strict=True):
+        y = x @ s.weights[weight].T
+        if bias is not None:
+            y += s.weights[bias]
+        s.values[out.id] = y
+
+
+def rms_norm(op: ops.RmsNorm, s: State) -> None:
+    x = s.values[op.x.id]
+    groups = x.reshape(len(x), -1, op.group)
+    mean = np.mean(np.square(groups, dtype=np.float64), axis=-1, keepdims=True)
+    normed = (groups / np.sqrt(mean + op.eps)).astype(np.float32)
+    s.values[op.out.id] = (normed * s.weights[op.weight]).reshape(x.shape)
+
+
+def layer_norm(op: ops.LayerNorm, s: State) -> None:
+    x = s.values[op.x.id].astype(np.float64)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.mean(np.square(centred), axis=-1, keepdims=True)
+    y = (centred / np.sqrt(variance + op.eps)).astype(np.float32) * s.weights[op.weight]
+    s.values[op.out.id] = y if op.bias is None else y + s.weights[op.bias]
+
+
+def rope(op: ops.Rope, s: State) -> None:
+    spec = op.spec
+    x = s.values[op.x.id]
+    heads = x.reshape(len(x), -1, spec.head_dim)
+    angles = s.step.positions[:, None].astype(np.float64) * s.frequencies[spec]
+    cos = (np.cos(angles) * spec.magnitude).astype(np.float32)[:, None, :]
+    sin = (np.sin(angles) * spec.magnitude).astype(np.float32)[:, None, :]
+    first, second = _PAIRS[spec.layout](spec.dim)
+    a, b = heads[..., first], heads[..., second]
+    out = heads.copy()
+    out[..., first] = a * cos - b * sin
+    out[..., second] = a * sin + b * cos
+    s.values[op.out.id] = out.reshape(x.shape)
+
+
+def attention(op: ops.Attention, s: State) -> None:
+    spec, cache, step = op.spec, s.caches[op.layer], s.step
+    q = s.values[op.q.id].reshape(-1, spec.num_heads, spec.head_dim)
+    k = s.values[op.k.id].reshape(-1, spec.num_kv_heads, spec.head_dim)
+    v = s.values[op.v.id].reshape(-1, spec.num_kv_heads, spec.value_dim)
+    sinks = None if spec.sinks is None else s.weights[spec.sinks]
+    out = np.empty((len(q), spec.num_heads, spec.value_dim), np.float32)
+    for sequence in range(step.num_sequences):
+        rows = slice(int(step.row_starts[sequence]), int(step.row_starts[sequence + 1]))
+        cached = int(step.num_cached[sequence])
+        length = cached + rows.stop - rows.start
+        table = step.block_tables[sequence, : blocks_needed(length)]
+        slots = np.arange(cached, length)
+        blocks, offsets = table[slots // KV_BLOCK_SIZE], slots % KV_BLOCK_SIZE
+        with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite
+            cache.keys[blocks, offsets] = k[rows]
+            cache.values[blocks, offsets] = v[rows]
+        # [kv heads, positions, head]: everything is read back from the cache, new rows too.
+        keys = cache.keys[table].reshape(-1, *k.shape[1:])[:length].astype(np.float32)
+        values = cache.values[table].reshape(-1, *v.shape[1:])[:length].astype(np.float32)
+        keys, values = keys.transpose(1, 0, 2), values.transpose(1, 0, 2)
+        piece = max(1, SCORE_ELEMENTS // (spec.num_heads * length))
+        for start in range(rows.start, rows.stop, piece):
+            part = slice(start, min(start + piece, rows.stop))
+            at = cached + np.arange(part.start, part.stop) - rows.start
+            out[part] = _attend(q[part], keys, values, at, spec, sinks)
+    s.values[op.out.id] = out.reshape(len(q), -1)
+
+
+def _attend(
+    q: F32, keys: F32, values: F32, at: NDArray[Any], spec: AttentionSpec, sinks: F32 | None
+) -> F32:
+    """Softmax attention of rows of one sequence: q [n, heads, head_dim] -> [n, heads, value_dim].
+
+    ``at`` is the slot of each row in its sequence: what it may see is told from that.
+    """
+    n, num_kv_heads = len(q), spec.num_kv_heads
+    length = keys.shape[1]
+    # Query heads that share a key head become rows of one product: [kv heads, group * n, head].
+    grouped = q.reshape(n, num_kv_heads, -1, spec.head_dim).transpose(1, 2, 0, 3)
+    shape = (num_kv_heads, grouped.shape[1], n, length)
+    scores = grouped.reshape(num_kv_heads, -1, spec.head_dim) @ keys.transpose(0, 2, 1)
+    scores = scores.reshape(shape) * np.float32(spec.score_scale)
+    if spec.softcap is not None:
+        scores = np.float32(spec.softcap) * np.tanh(scores / np.float32(spec.softcap))
+    slots = np.arange(length)
+    hidden = np.zeros((n, length), np.bool_)
+    if spec.causal:
+        hidden |= slots > at[:, None]
+    if spec.window is not None:
+        hidden |= np.abs(slots - at[:, None]) >= spec.window
+    scores[..., hidden] = -np.inf
+    top = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        sink = sinks.reshape(num_kv_heads, -1, 1, 1)
+        top = np.maximum(top, sink)
+    weights = np.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total += np.exp(sink - top)
+    out = weights.reshape(num_kv_heads, -1, length) @ values
+    out = out.reshape(*shape[:3], spec.value_dim) / total
+    return np.ascontiguousarray(out.transpose(2, 0, 1, 3)).reshape(n, spec.num_heads, -1)
+
+
+def activate(op: ops.Activate, s: State) -> None:
+    s.values[op.out.id] = _ACTIVATIONS[op.function](s.values[op.x.id])
+
+
+def gated(op: ops.Gated, s: State) -> None:
+    s.values[op.out.id] = _ACTIVATIONS[op.function](s.values[op.gate.id]) * s.values[op.up.id]
+
+
+def add(op: ops.Add, s: State) -> None:
+    s.values[op.out.id] = s.values[op.a.id] + s.values[op.b.id]
+
+
+def mul(op: ops.Mul, s: State) -> None:
+    s.values[op.out.id] = s.values[op.a.id] * s.values[op.b.id]
+
+
+def scale(op: ops.Scale, s: State) -> None:
+    s.values[op.out.id] = s.values[op.x.id] * np.float32(op.factor)
+
+
+def softcap(op: ops.Softcap, s: State) -> None:
+    cap = np.float32(op.cap)
+    s.values[op.out.id] = cap * np.tanh(s.values[op.x.id] / cap)
+
+
+def select(op: ops.Select, s: State) -> None:
+    s.values[op.out.id] = s.values[op.x.id][s.step.output_rows]
+
+
+KERNELS: Final[Mapping[type, Callable[[Any, State], None]]] = MappingProxyType(
+    {
+        ops.Embed: embed,
+        ops.Linear: linear,
+        ops.RmsNorm: rms_norm,
+        ops.LayerNorm: layer_norm,
+        ops.Rope: rope,
+        ops.Attention: attention,
+        ops.Activate: activate,
+        ops.Gated: gated,
+        ops.Add: add,
+        ops.Mul: mul,
+        ops.Scale: scale,
+        ops.Softcap: softcap,
+        ops.Select: select,
+    }
+)
+"""The function of each op."""
+
+
+_PAIRS: Final[Mapping[RopeLayout, Callable[[int], tuple[slice, slice]]]] = MappingProxyType(
+    {
+        RopeLayout.INTERLEAVED: lambda dim: (slice(0, dim, 2), slice(1, dim, 2)),
+        RopeLayout.HALF: lambda dim: (slice(0, dim // 2), slice(dim // 2, dim)),
+    }
+)
+
+
+def _sigmoid(x: F32) -> F32:
+    with np.errstate(over="ignore"):  # exp of a large number: the sigmoid is zero then
+        return np.float32(1.0) / (np.float32(1.0) + np.exp(-x))
+
+
+def _gelu(x: F32) -> F32:
+    wide = x.astype(np.float64)
+    return (0.5 * wide * (1.0 + _erf(wide * math.sqrt(0.5)))).astype(np.float32)
+
+
+def _gelu_tanh(x: F32) -> F32:
+    wide = x.astype(np.float64)
+    inner = math.sqrt(2.0 / math.pi) * (wide + 0.044715 * wide**3)
+    return (0.5 * wide * (1.0 + np.tanh(inner))).astype(np.float32)
+
+
+_ACTIVATIONS: Final[Mapping[Activation, Callable[[F32], F32]]] = MappingProxyType(
+    {
+        Activation.SILU: lambda x: x * _sigmoid(x),
+        Activation.GELU: _gelu,
+        Activation.GELU_TANH: _gelu_tanh,
+        Activation.RELU: lambda x: np.maximum(x, np.float32(0.0)),
+        Activation.SIGMOID: _sigmoid,
+        Activation.TANH: lambda x: np.tanh(x),
+    }
+)
+
+_ERF_STEPS = 64
+_ERF_END = 6
+
+
+@functools.cache
+def _erf_table() -> NDArray[np.float64]:
+    """erf at the multiples of 1 / 64 up to 6, where it is 1 to the last bit."""
+    return np.array([math.erf(i / _ERF_STEPS) for i in range(_ERF_END * _ERF_STEPS + 1)])
+
+
+def _erf(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The error function to about 1e-10: a Taylor step from the nearest entry of a table."""
+    y = np.minimum(np.abs(x), _ERF_END)
+    index = np.rint(np.nan_to_num(y) * _ERF_STEPS).astype(np.intp)
+    a = index / _ERF_STEPS
+    h = y - a
+    slope = 2.0 / math.sqrt(math.pi) * np.exp(-a * a)
+    terms = h - a * h**2 + (2 * a**2 - 1) / 3 * h**3 + (3 * a - 2 * a**3) / 6 * h**4
+    result: NDArray[np.float64] = np.copysign(_erf_table()[index] + slope * terms, x)
+    return result

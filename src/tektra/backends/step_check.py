@@ -1,0 +1,94 @@
+"""Checks a step before it runs, so that a wrong one never reads or writes outside its memory.
+
+Knows the cache's geometry and the sizes that were compiled, nothing of how a step is computed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tektra.backends.base import KV_BLOCK_SIZE, CompileOptions, Step
+from tektra.errors import BackendError
+
+__all__ = ["blocks_needed", "check_step"]
+
+
+def blocks_needed(num_tokens: int) -> int:
+    """Cache blocks that hold so many tokens of a sequence."""
+    return -(-num_tokens // KV_BLOCK_SIZE)
+
+
+def check_step(step: Step, options: CompileOptions, vocab_size: int) -> None:
+    """Raises `BackendError` that says what is wrong with a step.
+
+    Checked: types and lengths of the arrays; the sizes in ``options``; that token ids, positions,
+    output rows and blocks are in range; that each sequence has rows and blocks enough; that no
+    block that the step writes to belongs to two sequences.
+    """
+    num_rows, num_sequences = len(step.token_ids), len(step.num_cached)
+    for name in ("token_ids", "positions", "row_starts", "num_cached", "output_rows"):
+        _check_array(name, getattr(step, name), 1)
+    _check_array("block_tables", step.block_tables, 2)
+    _check(num_rows > 0 and num_sequences > 0, "it has no rows")
+    _check(num_rows <= options.max_rows, f"it has {num_rows} rows of at most {options.max_rows}")
+    _check(
+        len(step.output_rows) <= options.max_outputs,
+        f"it asks for {len(step.output_rows)} output rows of at most {options.max_outputs}",
+    )
+    _check(len(step.positions) == num_rows, "positions are not one for each row")
+    _check(len(step.row_starts) == num_sequences + 1, "row_starts does not fit num_cached")
+    _check(step.block_tables.shape[0] == num_sequences, "block_tables does not fit num_cached")
+    _check_range("token_ids", step.token_ids, vocab_size)
+    _check_range("positions", step.positions, np.iinfo(np.int32).max)
+    _check_range("num_cached", step.num_cached, np.iinfo(np.int32).max)
+    _check_range("output_rows", step.output_rows, num_rows)
+    starts = step.row_starts.astype(np.int64)
+    new = starts[1:] - starts[:-1]
+    _check(step.row_starts[0] == 0 and step.row_starts[-1] == num_rows, "row_starts does not span")
+    _check(bool((new > 0).all()), "a sequence has no rows")
+    _check_blocks(step, new, options.num_kv_blocks)
+
+
+def _check_blocks(step: Step, new: NDArray[np.int64], num_blocks: int) -> None:
+    read: dict[int, int] = {}
+    written: dict[int, int] = {}
+    for sequence, table in enumerate(step.block_tables):
+        cached = int(step.num_cached[sequence])
+        needed = blocks_needed(cached + int(new[sequence]))
+        _check(needed <= len(table), f"sequence {sequence} needs {needed} blocks, has {len(table)}")
+        used = table[:needed].tolist()
+        _check(
+            all(0 <= block < num_blocks for block in used) and len(set(used)) == needed,
+            f"the blocks of sequence {sequence} are not {needed} different ones below {num_blocks}",
+        )
+        _check(
+            bool((table[needed:] == -1).all()),
+            f"the block table of sequence {sequence} goes on behind the last block in use",
+        )
+        first_written = cached // KV_BLOCK_SIZE
+        read.update(dict.fromkeys(used[:first_written], sequence))
+        for block in used[first_written:]:
+            _check(block not in written, f"block {block} is written by two sequences")
+            written[block] = sequence
+    shared = read.keys() & written.keys()
+    _check(not shared, f"block {min(shared, default=-1)} is written by one and read by another")
+
+
+def _check_array(name: str, array: NDArray[np.int32], ndim: int) -> None:
+    _check(
+        array.dtype == np.int32 and array.ndim == ndim and array.flags.c_contiguous,
+        f"{name} is not a C-contiguous int32 array of {ndim} dimensions",
+    )
+
+
+def _check_range(name: str, array: NDArray[np.int32], end: int) -> None:
+    bad = (array < 0) | (array >= end)
+    if bad.any():
+        row = int(bad.argmax())
+        raise BackendError(f"malformed step: {name}[{row}] is {int(array[row])}, not in [0, {end})")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise BackendError(f"malformed step: {message}")

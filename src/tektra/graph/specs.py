@@ -1,0 +1,156 @@
+"""What attention and rotary positions are told: plain data that every backend reads.
+
+It does not know how either is computed, only what is to be computed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Activation", "AttentionSpec", "RopeLayout", "RopeScaling", "RopeSpec"]
+
+
+class Activation(Enum):
+    """Elementwise non-linearities."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    RELU = "relu"
+    SIGMOID = "sigmoid"
+    TANH = "tanh"
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """One kind of attention over the paged cache.
+
+    Attributes:
+        num_heads: query heads.
+        num_kv_heads: key and value heads; query head h reads head h // (num_heads / num_kv_heads).
+        head_dim: width of one query and key head.
+        value_head_dim: width of one value head; ``None`` for the same as ``head_dim``.
+        scale: factor on the dot products; ``None`` for 1 / sqrt(head_dim).
+        causal: whether a row sees only positions up to its own. A bidirectional row sees every
+            position of its sequence that the step knows.
+        window: how many positions, its own included, a row sees; ``None`` for all.
+        softcap: logits become ``softcap * tanh(logits / softcap)``; ``None`` for none.
+        sinks: name of a float tensor [num_heads] whose entries join the softmax denominator as
+            logits without a value; ``None`` for none.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_head_dim: int | None = None
+    scale: float | None = None
+    causal: bool = True
+    window: int | None = None
+    softcap: float | None = None
+    sinks: str | None = None
+
+    @property
+    def value_dim(self) -> int:
+        return self.head_dim if self.value_head_dim is None else self.value_head_dim
+
+    @property
+    def score_scale(self) -> float:
+        return 1.0 / math.sqrt(self.head_dim) if self.scale is None else self.scale
+
+
+class RopeLayout(Enum):
+    """Which two elements of a head are rotated together."""
+
+    INTERLEAVED = "interleaved"
+    """Elements 2i and 2i + 1 (GGUF's llama tensors)."""
+    HALF = "half"
+    """Elements i and i + dim / 2 (qwen2, and checkpoints in the transformers layout)."""
+
+
+class RopeScaling(Enum):
+    """How rotary frequencies are stretched beyond the trained context."""
+
+    NONE = "none"
+    LINEAR = "linear"
+    YARN = "yarn"
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary position embedding (Su et al., https://arxiv.org/abs/2104.09864) and its scalings.
+
+    Attributes:
+        head_dim: width of one head of the values that are rotated.
+        dim: how many leading elements of each head are rotated; even, at most ``head_dim``.
+        base: base of the frequencies, theta.
+        layout: which elements form a pair.
+        scaling: ``LINEAR`` divides positions by ``factor``; ``YARN`` (Peng et al.,
+            https://arxiv.org/abs/2309.00071) blends that in by frequency.
+        factor: how much longer than the original context the model reads.
+        original_context: context in tokens that the model was trained with; needed by YARN.
+        beta_fast, beta_slow: rotations over the original context above which YARN keeps a
+            frequency, and below which it divides it by ``factor``.
+        attention_factor: factor on cosine and sine; ``None`` for what the scaling prescribes.
+        freq_factors: name of a float tensor [dim / 2] that divides the frequencies (the form in
+            which GGUF carries Llama 3's and LongRoPE's scaling); ``None`` for none.
+        sections: how many of the dim / 2 frequencies follow each coordinate of a multimodal
+            position; empty for ordinary positions.
+    """
+
+    head_dim: int
+    dim: int
+    base: float
+    layout: RopeLayout
+    scaling: RopeScaling = RopeScaling.NONE
+    factor: float = 1.0
+    original_context: int = 0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    freq_factors: str | None = None
+    sections: tuple[int, ...] = field(default=())
+
+    def inverse_frequencies(
+        self, freq_factors: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float64]:
+        """Radians per position of each pair: float64 [dim / 2].
+
+        ``freq_factors`` holds the tensor that the attribute of that name points to.
+        """
+        pairs = np.arange(self.dim // 2, dtype=np.float64)
+        frequencies = self.base ** (-2.0 * pairs / self.dim)
+        if freq_factors is not None:
+            frequencies = frequencies / freq_factors.astype(np.float64)
+        if self.scaling is RopeScaling.LINEAR:
+            return frequencies / self.factor
+        if self.scaling is RopeScaling.YARN:
+            low, high = self._correction_range()
+            ramp = np.clip((pairs - low) / max(0.001, high - low), 0.0, 1.0)
+            return frequencies / self.factor * ramp + frequencies * (1.0 - ramp)
+        return frequencies
+
+    @property
+    def magnitude(self) -> float:
+        """Factor on cosine and sine."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.scaling is RopeScaling.YARN and self.factor > 1.0:
+            return 0.1 * math.log(self.factor) + 1.0
+        return 1.0
+
+    def _correction_range(self) -> tuple[float, float]:
+        """First and last pair between which YARN blends, as (low, high)."""
+
+        def pair_of(rotations: float) -> float:
+            return (self.dim * math.log(self.original_context / (rotations * 2.0 * math.pi))) / (
+                2.0 * math.log(self.base)
+            )
+
+        low = math.floor(pair_of(self.beta_fast))
+        high = math.ceil(pair_of(self.beta_slow))
+        return max(low, 0), min(high, self.dim - 1)
