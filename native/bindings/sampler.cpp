@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "tektra/kernel_table.h"
+#include "tektra/philox.h"
 
 namespace nb = nanobind;
 
@@ -183,18 +184,25 @@ class NativeSampler {
 }  // namespace
 
 void bind_sampler(nb::module_& m) {
+    m.def(
+        "sampler_uniform",
+        [](std::uint64_t seed, std::uint64_t index, std::uint32_t purpose) {
+            return uniform(seed, index, static_cast<RandomPurpose>(purpose));
+        },
+        nb::arg("seed"), nb::arg("index"), nb::arg("purpose"),
+        "The random number that a sampler uses; see tektra.engine.reference_sampler.uniform.");
     nb::class_<SharedScratch>(m, "SamplerScratch", "Working memory that samplers may share.")
         .def(nb::init<>());
     nb::class_<NativeSampler>(m, "NativeSampler", "Samples the tokens of one request.")
         .def(nb::init<nb::object, long long, nb::object, nb::object,
                       std::shared_ptr<SharedScratch>, const std::string&>(),
-             nb::arg("params"), nb::arg("vocab_size"), nb::kw_only(), nb::arg("seed"),
-             nb::arg("breaker_ids") = nb::make_tuple(), nb::arg("scratch").none() = nb::none(),
+             nb::arg("params"), nb::arg("vocab_size"), nb::kw_only(), nb::arg("seed").none(),
+             nb::arg("breaker_ids").none() = nb::make_tuple(), nb::arg("scratch").none() = nb::none(),
              nb::arg("isa") = "")
         .def_prop_ro("num_generated", &NativeSampler::num_generated)
-        .def("accept", &NativeSampler::accept, nb::arg("tokens"))
-        .def("sample", &NativeSampler::sample, nb::arg("logits"), nb::kw_only(),
-             nb::arg("mask") = nb::none(), nb::arg("suppressed") = nb::make_tuple());
+        .def("accept", &NativeSampler::accept, nb::arg("tokens").none())
+        .def("sample", &NativeSampler::sample, nb::arg("logits").none(), nb::kw_only(),
+             nb::arg("mask") = nb::none(), nb::arg("suppressed").none() = nb::make_tuple());
 }
 
 }  // namespace tektra

@@ -166,25 +166,35 @@ bool Candidates::is_before(std::uint32_t a, std::uint32_t b) {
 
 // One round of narrowing down: of `count` members, leaves those in the bucket of keys in which the
 // sum of weights reaches the target, and adds the weight of the buckets before it to `before`.
-// Returns how many are left; `count` where their keys cannot be told apart any further.
+// Returns how many are left; `count` where their keys cannot be told apart any further. There are
+// more than kSortAtMost.
 template <typename MemberOf, typename WeightOf, typename Reached>
 std::size_t Candidates::narrow(std::size_t count, double& before, MemberOf member_of,
                                WeightOf weight_of, Reached reached) {
     const float* keys = keys_.data();
     std::int32_t* buckets = buckets_.reserve(count);
     std::uint32_t* members = members_.data();
-    float least = kInfinity, most = 0.0f;
-    for (std::size_t m = 0; m < count; ++m) {
-        const float key = keys[member_of(m)];
-        least = key < least ? key : least;
-        most = key > most ? key : most;
+    // Lanes of their own, so that no comparison waits for the one before.
+    constexpr std::size_t kLanes = 8;
+    std::array<float, kLanes> leasts, mosts;
+    leasts.fill(kInfinity);
+    mosts.fill(0.0f);
+    for (std::size_t m = 0; m < count; m += kLanes) {
+        // The last round goes over the last members again, where it would go beyond.
+        const std::size_t start = std::min(m, count - kLanes);
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            const float key = keys[member_of(start + lane)];
+            leasts[lane] = key < leasts[lane] ? key : leasts[lane];
+            mosts[lane] = key > mosts[lane] ? key : mosts[lane];
+        }
     }
-    const float per_key = static_cast<float>(kNumBuckets) / (most - least);
+    const float least = *std::min_element(leasts.begin(), leasts.end());
+    const float most = *std::max_element(mosts.begin(), mosts.end());
+    // Less than one bucket short of all, so that rounding cannot lead beyond the last.
+    const float per_key = (static_cast<float>(kNumBuckets) - 0.5f) / (most - least);
     if (!(most > least) || !(per_key <= kMaxFloat)) return count;
     for (std::size_t m = 0; m < count; ++m) {
-        const float bucket = (keys[member_of(m)] - least) * per_key;
-        constexpr float last = kNumBuckets - 1;
-        buckets[m] = static_cast<std::int32_t>(bucket < last ? bucket : last);
+        buckets[m] = static_cast<std::int32_t>((keys[member_of(m)] - least) * per_key);
     }
     // Two tables in turn: neighbours often share a bucket, and would wait for each other.
     std::array<std::array<double, kNumBuckets>, 2> sums{};

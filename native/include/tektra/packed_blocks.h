@@ -113,14 +113,14 @@ struct PackedBF16 {
 };
 
 // Activations quantized to int8: a row is `width` bytes, then one of these per 32 elements.
-// x ~ scale * q; the sums are scale * sum(q) over the block and over its two halves, which is what
-// multiplies the mins of the weights, so that rounding errors of q meet centred weights.
+// x ~ scale * q, with a scale for each half of the block: that costs little beside the products and
+// halves the divergence from float activations (docs/log.md). The sums are of scale * q, which is
+// what multiplies the mins of the weights, so that rounding errors of q meet centred weights.
 struct ActivationScale {
-    float scale;
-    float sum;
-    float sum_low;   // elements 0..15
-    float sum_high;  // elements 16..31
+    float scale[2];  // elements 0..15, elements 16..31
+    float sum[2];
+    float total;  // sum[0] + sum[1]
 };
-static_assert(sizeof(ActivationScale) == 16);
+static_assert(sizeof(ActivationScale) == 20);
 
 }  // namespace tektra

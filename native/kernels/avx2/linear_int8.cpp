@@ -260,20 +260,19 @@ inline __m256i dot(const __m256i* q, const int8_t* x) {
 
 template <class F>
 inline __m256 accumulate(const Weights& w, const int8_t* x, const ActivationScale& a, __m256 sum) {
-    const __m256 scale = _mm256_set1_ps(a.scale);
+    const __m256 low = _mm256_cvtepi32_ps(dot<4, F::kChain, F::kSigned>(w.q, x));
+    const __m256 high = _mm256_cvtepi32_ps(dot<4, F::kChain, F::kSigned>(w.q + 4, x + 16));
+    const __m256 scale_low = _mm256_set1_ps(a.scale[0]), scale_high = _mm256_set1_ps(a.scale[1]);
     if constexpr (F::kScales == 1) {
-        const __m256i products = dot<8, F::kChain, F::kSigned>(w.q, x);
-        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_mul_ps(w.scale[0], scale), sum);
-        if constexpr (F::kMin) sum = _mm256_fmadd_ps(w.min[0], _mm256_set1_ps(a.sum), sum);
+        const __m256 part = _mm256_fmadd_ps(high, scale_high, _mm256_mul_ps(low, scale_low));
+        sum = _mm256_fmadd_ps(part, w.scale[0], sum);
+        if constexpr (F::kMin) sum = _mm256_fmadd_ps(w.min[0], _mm256_set1_ps(a.total), sum);
     } else {
-        const __m256i low = dot<4, F::kChain, F::kSigned>(w.q, x);
-        const __m256i high = dot<4, F::kChain, F::kSigned>(w.q + 4, x + 16);
-        __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(low), w.scale[0]);
-        part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), w.scale[1], part);
-        sum = _mm256_fmadd_ps(part, scale, sum);
+        sum = _mm256_fmadd_ps(_mm256_mul_ps(low, w.scale[0]), scale_low, sum);
+        sum = _mm256_fmadd_ps(_mm256_mul_ps(high, w.scale[1]), scale_high, sum);
         if constexpr (F::kMin) {
-            sum = _mm256_fmadd_ps(w.min[0], _mm256_set1_ps(a.sum_low), sum);
-            sum = _mm256_fmadd_ps(w.min[1], _mm256_set1_ps(a.sum_high), sum);
+            sum = _mm256_fmadd_ps(w.min[0], _mm256_set1_ps(a.sum[0]), sum);
+            sum = _mm256_fmadd_ps(w.min[1], _mm256_set1_ps(a.sum[1]), sum);
         }
     }
     return sum;

@@ -16,32 +16,30 @@ void quantize(const float* x, size_t n, uint8_t* out) {
     const __m256i ones16 = _mm256_set1_epi16(1);
     for (size_t b = 0; b < n / 32; ++b) {
         const float* block = x + 32 * b;
-        __m256 v[4];
-        __m256 largest = _mm256_setzero_ps();
-        for (int i = 0; i < 4; ++i) {
-            v[i] = _mm256_loadu_ps(block + 8 * i);
-            largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, v[i]));
+        ActivationScale a;
+        __m256i integers[4];
+        for (int h = 0; h < 2; ++h) {
+            const __m256 first = _mm256_loadu_ps(block + 16 * h);
+            const __m256 second = _mm256_loadu_ps(block + 16 * h + 8);
+            const float largest = max_lanes(
+                _mm256_max_ps(_mm256_andnot_ps(sign, first), _mm256_andnot_ps(sign, second)));
+            const __m256 inverse = _mm256_set1_ps(largest > 0.0f ? 127.0f / largest : 0.0f);
+            integers[2 * h] = _mm256_cvtps_epi32(_mm256_mul_ps(first, inverse));
+            integers[2 * h + 1] = _mm256_cvtps_epi32(_mm256_mul_ps(second, inverse));
+            a.scale[h] = largest / 127.0f;
         }
-        const float peak = max_lanes(largest);
-        const float scale = peak / 127.0f;
-        const __m256 inverse = _mm256_set1_ps(peak > 0.0f ? 127.0f / peak : 0.0f);
-        __m256i i32[4];
-        for (int i = 0; i < 4; ++i) i32[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-        const __m256i low = _mm256_packs_epi32(i32[0], i32[1]);
-        const __m256i high = _mm256_packs_epi32(i32[2], i32[3]);
+        const __m256i low = _mm256_packs_epi32(integers[0], integers[1]);
+        const __m256i high = _mm256_packs_epi32(integers[2], integers[3]);
         const __m256i q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32 * b), q);
         // sums of the two halves, from products with one
         const __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, q), ones16);
-        const __m128i low4 = _mm256_castsi256_si128(sums);
-        const __m128i high4 = _mm256_extracti128_si256(sums, 1);
-        const __m128i two = _mm_hadd_epi32(low4, high4);
-        const __m128i halves = _mm_hadd_epi32(two, two);
-        const int sum_low = _mm_cvtsi128_si32(halves);
-        const int sum_high = _mm_extract_epi32(halves, 1);
-        const ActivationScale a{scale, scale * static_cast<float>(sum_low + sum_high),
-                                scale * static_cast<float>(sum_low),
-                                scale * static_cast<float>(sum_high)};
+        const __m128i pairs =
+            _mm_hadd_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+        const __m128i halves = _mm_hadd_epi32(pairs, pairs);
+        a.sum[0] = a.scale[0] * static_cast<float>(_mm_cvtsi128_si32(halves));
+        a.sum[1] = a.scale[1] * static_cast<float>(_mm_extract_epi32(halves, 1));
+        a.total = a.sum[0] + a.sum[1];
         std::memcpy(out + n + b * sizeof a, &a, sizeof a);
     }
 }

@@ -140,9 +140,9 @@ void linear(const LinearTask& t) {
                                 low += sub.q[e] * q[e];
                                 high += sub.q[kHalf + e] * q[kHalf + e];
                             }
-                            sums[r] += sub.scale[0] * a.scale * static_cast<float>(low) +
-                                       sub.scale[1] * a.scale * static_cast<float>(high) +
-                                       sub.min[0] * a.sum_low + sub.min[1] * a.sum_high;
+                            sums[r] += sub.scale[0] * a.scale[0] * static_cast<float>(low) +
+                                       sub.scale[1] * a.scale[1] * static_cast<float>(high) +
+                                       sub.min[0] * a.sum[0] + sub.min[1] * a.sum[1];
                         }
                     }
                 }

@@ -11,20 +11,22 @@ namespace {
 void quantize(const float* x, size_t n, uint8_t* out) {
     auto* q = reinterpret_cast<int8_t*>(out);
     for (size_t b = 0; b < n / 32; ++b) {
-        const float* block = x + 32 * b;
-        float largest = 0.0f;
-        for (size_t e = 0; e < 32; ++e) largest = std::fmax(largest, std::fabs(block[e]));
-        const float scale = largest / 127.0f;
-        const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        int sums[2] = {0, 0};
-        for (size_t e = 0; e < 32; ++e) {
-            const int value = static_cast<int>(std::nearbyint(block[e] * inverse));
-            q[32 * b + e] = static_cast<int8_t>(value);
-            sums[e / 16] += value;
+        ActivationScale a;
+        for (size_t h = 0; h < 2; ++h) {
+            const size_t at = 32 * b + 16 * h;
+            float largest = 0.0f;
+            for (size_t e = 0; e < 16; ++e) largest = std::fmax(largest, std::fabs(x[at + e]));
+            const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+            int sum = 0;
+            for (size_t e = 0; e < 16; ++e) {
+                const int value = static_cast<int>(std::nearbyint(x[at + e] * inverse));
+                q[at + e] = static_cast<int8_t>(value);
+                sum += value;
+            }
+            a.scale[h] = largest / 127.0f;
+            a.sum[h] = a.scale[h] * static_cast<float>(sum);
         }
-        const ActivationScale a{scale, scale * static_cast<float>(sums[0] + sums[1]),
-                                scale * static_cast<float>(sums[0]),
-                                scale * static_cast<float>(sums[1])};
+        a.total = a.sum[0] + a.sum[1];
         std::memcpy(out + n + b * sizeof a, &a, sizeof a);
     }
 }

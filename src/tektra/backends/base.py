@@ -101,7 +101,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes by part: ``weights``, ``kv_cache``, ``activations``; what a backend adds has a name too."""
+    """Bytes by part: ``weights``, ``kv_cache``, ``activations`` and what a backend adds."""
 
     parts: Mapping[str, int] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,14 @@ from tektra.backends.base import (
     WeightSource,
     kv_geometry,
 )
-from tektra.backends.cpu_lowering import Lowered, OpCode, lower
+from tektra.backends.cpu_lowering import Lowered, lower
+from tektra.backends.cpu_program import OpCode
 from tektra.errors import (
     BackendError,
     DeviceUnavailableError,
     MemoryLimitError,
     UnsupportedModelError,
 )
-from tektra.formats.ggml_types import GGMLType
 from tektra.formats.quants import dequantize
 from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, OutputName, RopeSpec
@@ -45,7 +45,7 @@ def native_core() -> ModuleType | None:
         from tektra import _native
     except ImportError:
         return None
-    return _native
+    return cast(ModuleType, _native)
 
 
 class CpuBackend(Backend):

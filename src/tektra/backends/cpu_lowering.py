@@ -8,39 +8,18 @@ neither the weights' bytes nor the core: the result is plain data.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass
 from typing import Any
 
 from tektra.backends.base import CompileOptions
+from tektra.backends.cpu_program import Buffer, Instruction, OpCode, place, round_up
 from tektra.formats.ggml_types import GGMLType
 from tektra.graph import Activation, Graph, OutputName, RopeLayout, RopeSpec, RowSpace, Value, ops
 
-__all__ = ["Buffer", "Instruction", "Lowered", "OpCode", "lower"]
+__all__ = ["Lowered", "lower"]
 
-_ALIGNMENT = 64
 _BLOCK = 32  # activations that share a scale
-_SCALE_BYTES = 16  # what the core keeps beside each block of quantized activations
-
-
-class OpCode(IntEnum):
-    """As ``tektra::OpCode`` in native/include/tektra/program.h."""
-
-    EMBED = 0
-    QUANTIZE = 1
-    LINEAR = 2
-    RMS_NORM = 3
-    LAYER_NORM = 4
-    ROPE_TABLE = 5
-    ROPE = 6
-    ATTENTION = 7
-    ACTIVATE = 8
-    GATED = 9
-    ADD = 10
-    MUL = 11
-    SCALE = 12
-    SOFTCAP = 13
-    SELECT = 14
+_SCALE_BYTES = 20  # what the core keeps beside each block of quantized activations
 
 
 # As ``tektra::ActivationKind``.
@@ -52,30 +31,6 @@ _ACTIVATIONS = {
     Activation.SIGMOID: 4,
     Activation.TANH: 5,
 }
-
-
-@dataclass(slots=True)
-class Buffer:
-    """A place in the arena: ``stride`` bytes a row, from ``offset`` on."""
-
-    width: int
-    stride: int
-    outputs: bool
-    offset: int = -1
-
-
-@dataclass(slots=True)
-class Instruction:
-    """One op of the core. Buffers are numbers, weights are names or rope specs (None: absent)."""
-
-    code: OpCode
-    inputs: list[int]
-    outputs: list[int]
-    weights: list[str | RopeSpec | None] = field(default_factory=list)
-    ints: list[int] = field(default_factory=list)
-    floats: list[float] = field(default_factory=list)
-    # index of the input whose place the output may take, since it is read first
-    in_place: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +72,7 @@ def lower(
         buffer = lowering.buffer_of[value.id]
         ready = max(i for i, op in enumerate(lowering.instructions) if buffer in op.outputs)
         outputs[name] = (buffer, ready + 1)
-    arena = _place(
+    arena = place(
         lowering.instructions, lowering.buffers, {b for b, _ in outputs.values()}, options
     )
     return Lowered(
@@ -158,7 +113,7 @@ class _Lowering:
 
     def floats(self, value: Value) -> int:
         """A new buffer for a value."""
-        buffer = self._buffer(value, _round_up(4 * value.width))
+        buffer = self._buffer(value, round_up(4 * value.width))
         self.buffer_of[value.id] = buffer
         return buffer
 
@@ -166,7 +121,7 @@ class _Lowering:
         """The buffer with the quantized rows of a value; made on first use."""
         if value.id not in self.quantized:
             stride = value.width + value.width // _BLOCK * _SCALE_BYTES
-            buffer = self._buffer(value, _round_up(stride))
+            buffer = self._buffer(value, round_up(stride))
             self.emit(OpCode.QUANTIZE, [self.buffer_of[value.id]], [buffer])
             self.quantized[value.id] = buffer
         return self.quantized[value.id]
@@ -240,7 +195,7 @@ class _Lowering:
 
     def rope(self, op: ops.Rope) -> None:
         if op.spec not in self.rope_tables:
-            table = self._buffer(Value(-1, op.x.rows, op.spec.dim), _round_up(4 * op.spec.dim))
+            table = self._buffer(Value(-1, op.x.rows, op.spec.dim), round_up(4 * op.spec.dim))
             self.vector(op.spec.freq_factors)
             self.emit(OpCode.ROPE_TABLE, [], [table], weights=[op.spec])
             self.rope_tables[op.spec] = table
@@ -338,10 +293,10 @@ def _residual_additions(graph: Graph) -> dict[int, ops.Add]:
         if not isinstance(op, ops.Add):
             continue
         for mine, other in ((op.b, op.a), (op.a, op.b)):
-            at = linears.get(mine.id)
-            if at is None or uses[mine.id] != 1 or other.id == mine.id:
+            linear_at = linears.get(mine.id)
+            if linear_at is None or uses[mine.id] != 1 or other.id == mine.id:
                 continue
-            if made_at[other.id] < at and other.id not in found:
+            if made_at[other.id] < linear_at and other.id not in found:
                 found[mine.id] = op
                 break
     return found
@@ -356,57 +311,3 @@ def _inputs(op: ops.Op) -> list[Value]:
 def _outputs(op: ops.Op) -> list[Value]:
     """Values that an op makes."""
     return list(op.outs) if isinstance(op, ops.Linear) else [op.out]
-
-
-def _round_up(num_bytes: int) -> int:
-    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
-
-
-def _place(
-    instructions: list[Instruction],
-    buffers: list[Buffer],
-    kept: set[int],
-    options: CompileOptions,
-) -> int:
-    """Gives every buffer its offset and returns the size of the arena.
-
-    A buffer lives from the instruction that writes it to the last one that reads it (``kept`` ones
-    to the end); it gets the lowest gap among those that live at the same time, or the very place
-    of an input that ends there where the instruction may work in place.
-    """
-    last_use: dict[int, int] = {}
-    for at, op in enumerate(instructions):
-        for buffer in (*op.inputs, *op.outputs):
-            last_use[buffer] = at
-    for buffer in kept:
-        last_use[buffer] = len(instructions)
-
-    def size(buffer: Buffer) -> int:
-        return buffer.stride * (options.max_outputs if buffer.outputs else options.max_rows)
-
-    live: list[int] = []
-    arena = 0
-    for at, op in enumerate(instructions):
-        for number in op.outputs:
-            buffer = buffers[number]
-            if op.in_place is not None:
-                source = op.inputs[op.in_place]
-                other = buffers[source]
-                if (
-                    last_use[source] == at
-                    and op.inputs.count(source) == 1
-                    and (other.stride, other.outputs) == (buffer.stride, buffer.outputs)
-                ):
-                    buffer.offset = other.offset
-                    live[live.index(source)] = number
-                    continue
-            offset = 0
-            for taken in sorted((buffers[i] for i in live), key=lambda b: b.offset):
-                if offset + size(buffer) <= taken.offset:
-                    break
-                offset = max(offset, taken.offset + size(taken))
-            buffer.offset = offset
-            live.append(number)
-            arena = max(arena, offset + size(buffer))
-        live = [i for i in live if last_use[i] > at]
-    return arena

@@ -1,0 +1,113 @@
+"""What a lowered graph is made of, and where its intermediates lie in the arena.
+
+Plain data, as the native core takes it; it knows neither graphs nor weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from tektra.backends.base import CompileOptions
+from tektra.graph import RopeSpec
+
+__all__ = ["Buffer", "Instruction", "OpCode", "place", "round_up"]
+
+_ALIGNMENT = 64
+
+
+class OpCode(IntEnum):
+    """As ``tektra::OpCode`` in native/include/tektra/program.h."""
+
+    EMBED = 0
+    QUANTIZE = 1
+    LINEAR = 2
+    RMS_NORM = 3
+    LAYER_NORM = 4
+    ROPE_TABLE = 5
+    ROPE = 6
+    ATTENTION = 7
+    ACTIVATE = 8
+    GATED = 9
+    ADD = 10
+    MUL = 11
+    SCALE = 12
+    SOFTCAP = 13
+    SELECT = 14
+
+
+@dataclass(slots=True)
+class Buffer:
+    """A place in the arena: ``stride`` bytes a row, from ``offset`` on."""
+
+    width: int
+    stride: int
+    outputs: bool
+    offset: int = -1
+
+
+@dataclass(slots=True)
+class Instruction:
+    """One op of the core. Buffers are numbers, weights are names or rope specs (None: absent)."""
+
+    code: OpCode
+    inputs: list[int]
+    outputs: list[int]
+    weights: list[str | RopeSpec | None] = field(default_factory=list)
+    ints: list[int] = field(default_factory=list)
+    floats: list[float] = field(default_factory=list)
+    # index of the input whose place the output may take, since it is read first
+    in_place: int | None = None
+
+
+def round_up(num_bytes: int) -> int:
+    """To the alignment of a row."""
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def place(
+    instructions: list[Instruction],
+    buffers: list[Buffer],
+    kept: set[int],
+    options: CompileOptions,
+) -> int:
+    """Gives every buffer its offset and returns the size of the arena.
+
+    A buffer lives from the instruction that writes it to the last one that reads it (``kept`` ones
+    to the end); it gets the lowest gap among those that live at the same time, or the very place
+    of an input that ends there where the instruction may work in place.
+    """
+    last_use: dict[int, int] = {}
+    for at, op in enumerate(instructions):
+        last_use.update(dict.fromkeys((*op.inputs, *op.outputs), at))
+    last_use.update(dict.fromkeys(kept, len(instructions)))
+
+    def size(buffer: Buffer) -> int:
+        return buffer.stride * (options.max_outputs if buffer.outputs else options.max_rows)
+
+    live: list[int] = []
+    arena = 0
+    for at, op in enumerate(instructions):
+        for number in op.outputs:
+            buffer = buffers[number]
+            if op.in_place is not None:
+                source = op.inputs[op.in_place]
+                other = buffers[source]
+                if (
+                    last_use[source] == at
+                    and op.inputs.count(source) == 1
+                    and (other.stride, other.outputs) == (buffer.stride, buffer.outputs)
+                ):
+                    buffer.offset = other.offset
+                    live[live.index(source)] = number
+                    continue
+            offset = 0
+            for taken in sorted((buffers[i] for i in live), key=lambda b: b.offset):
+                if offset + size(buffer) <= taken.offset:
+                    break
+                offset = max(offset, taken.offset + size(taken))
+            buffer.offset = offset
+            live.append(number)
+            arena = max(arena, offset + size(buffer))
+        live = [i for i in live if last_use[i] > at]
+    return arena
