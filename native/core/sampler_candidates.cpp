@@ -213,7 +213,7 @@ std::size_t Candidates::narrow(std::size_t count, double& before, MemberOf membe
     before = before_chosen;
     std::size_t num_left = 0;
     for (std::size_t m = 0; m < count; ++m) {
-        members[num_left] = member_of(m);
+        members[num_left] = static_cast<std::uint32_t>(member_of(m));
         num_left += buckets[m] == chosen;
     }
     return num_left;
@@ -226,15 +226,16 @@ std::uint32_t Candidates::boundary(double target, bool beyond, const float* weig
     const float* values = values_.data();
     std::uint32_t* members = members_.reserve(size_);
     const auto reached = [=](double sum) { return beyond ? sum > target : sum >= target; };
-    const auto weight_of = [=](std::uint32_t i) -> double { return weights ? weights[i] : 1.0; };
-    const auto itself = [](std::size_t m) { return static_cast<std::uint32_t>(m); };
+    const auto weight_of = [=](std::size_t i) -> double { return weights ? weights[i] : 1.0; };
+    // Not narrowed to 32 bits, which would keep the loops from being vectorized.
+    const auto itself = [](std::size_t m) { return m; };
     const auto listed = [=](std::size_t m) { return members[m]; };
 
     double before = 0.0;  // weight of what comes before all members
     std::size_t count = size_;
     if (count > kSortAtMost) count = narrow(count, before, itself, weight_of, reached);
     if (count == size_) {
-        for (std::size_t i = 0; i < size_; ++i) members[i] = itself(i);
+        for (std::size_t i = 0; i < size_; ++i) members[i] = static_cast<std::uint32_t>(i);
     }
     for (int round = 1; count > kSortAtMost && round < kMaxRounds; ++round) {
         const std::size_t left = narrow(count, before, listed, weight_of, reached);

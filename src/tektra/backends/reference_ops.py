@@ -69,7 +69,7 @@ def linear(op: ops.Linear, s: State) -> None:
 
 def rms_norm(op: ops.RmsNorm, s: State) -> None:
     x = s.values[op.x.id]
-    groups = x.reshape(len(x), -1, op.group)
+    groups = x.reshape(len(x), x.shape[1] // op.group, op.group)
     mean = np.mean(np.square(groups, dtype=np.float64), axis=-1, keepdims=True)
     normed = (groups / np.sqrt(mean + op.eps)).astype(np.float32)
     s.values[op.out.id] = (normed * s.weights[op.weight]).reshape(x.shape)
@@ -86,7 +86,7 @@ def layer_norm(op: ops.LayerNorm, s: State) -> None:
 def rope(op: ops.Rope, s: State) -> None:
     spec = op.spec
     x = s.values[op.x.id]
-    heads = x.reshape(len(x), -1, spec.head_dim)
+    heads = x.reshape(len(x), x.shape[1] // spec.head_dim, spec.head_dim)
     angles = s.step.positions[:, None].astype(np.float64) * s.frequencies[spec]
     cos = (np.cos(angles) * spec.magnitude).astype(np.float32)[:, None, :]
     sin = (np.sin(angles) * spec.magnitude).astype(np.float32)[:, None, :]

@@ -1,0 +1,191 @@
+// Row kernels and attention of every instruction set, against float64 formulas.
+#include <limits>
+
+#include "../../native/core/half.h"
+#include "check.h"
+
+using namespace tektra;
+
+namespace {
+
+constexpr size_t kSizes[] = {1, 7, 8, 9, 33, 64, 576, 1001};
+
+double function(double x, int kind) {
+    switch (kind) {
+        case kSilu:
+            return x / (1.0 + std::exp(-x));
+        case kGelu:
+            return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
+        case kGeluTanh:
+            return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+        case kRelu:
+            return x > 0.0 ? x : 0.0;
+        case kSigmoid:
+            return 1.0 / (1.0 + std::exp(-x));
+        default:
+            return std::tanh(x);
+    }
+}
+
+void check(const KernelTable& table, const char* what, const std::vector<float>& got,
+           const std::vector<double>& expected, double tolerance, double scale = 1e-30) {
+    const double error = distance(got.data(), expected.data(), expected.size(), scale);
+    CHECK(error < tolerance, "%s %s, %zu wide: off by %g", table.name, what, expected.size(),
+          error);
+}
+
+void test_elementwise(const KernelTable& table, std::mt19937& random) {
+    const RowKernels& k = table.rows;
+    for (const size_t n : kSizes) {
+        const auto a = normal(random, n, 4.0f), b = normal(random, n);
+        std::vector<float> out(n);
+        std::vector<double> expected(n);
+        for (int kind = 0; kind < kNumActivations; ++kind) {
+            for (size_t i = 0; i < n; ++i) expected[i] = function(a[i], kind);
+            k.activate(a.data(), n, kind, out.data());
+            check(table, "activate", out, expected, 2e-6);
+            for (size_t i = 0; i < n; ++i) expected[i] *= b[i];
+            k.gated(a.data(), b.data(), n, kind, out.data());
+            check(table, "gated", out, expected, 2e-6);
+        }
+        for (size_t i = 0; i < n; ++i) expected[i] = 30.0 * std::tanh(a[i] / 30.0);
+        k.softcap(a.data(), n, 30.0f, out.data());
+        check(table, "softcap", out, expected, 1e-6);
+
+        double squares = 0.0, mean = 0.0, variance = 0.0;
+        for (const float v : a) squares += static_cast<double>(v) * v, mean += v;
+        mean /= static_cast<double>(n);
+        for (const float v : a) variance += (v - mean) * (v - mean);
+        for (size_t i = 0; i < n; ++i) {
+            expected[i] = a[i] / std::sqrt(squares / static_cast<double>(n) + 1e-5) * b[i];
+        }
+        k.rms_norm(a.data(), b.data(), n, 1e-5f, out.data());
+        check(table, "rms_norm", out, expected, 2e-6);
+        const auto c = normal(random, n);
+        for (size_t i = 0; i < n; ++i) {
+            expected[i] =
+                (a[i] - mean) / std::sqrt(variance / static_cast<double>(n) + 1e-5) * b[i];
+            expected[i] += c[i];
+        }
+        k.layer_norm(a.data(), b.data(), c.data(), n, 1e-5f, out.data());
+        check(table, "layer_norm", out, expected, 1e-5);
+    }
+}
+
+void test_quantize(const KernelTable& table, std::mt19937& random) {
+    constexpr size_t n = 96;
+    auto x = normal(random, n, 5.0f);
+    for (size_t i = 32; i < 64; ++i) x[i] = 0.0f;  // a block of zeros
+    x[70] = 1e30f;
+    std::vector<uint8_t> out(n + n / 32 * sizeof(ActivationScale));
+    table.rows.quantize(x.data(), n, out.data());
+    for (size_t e = 0; e < n; ++e) {
+        ActivationScale a;
+        std::memcpy(&a, &out[n + e / 32 * sizeof a], sizeof a);
+        const float scale = a.scale[e / 16 % 2];
+        const int q = static_cast<int8_t>(out[e]);
+        CHECK(q >= -127, "%s: -128 would overflow the products", table.name);
+        CHECK(std::fabs(scale * static_cast<float>(q) - x[e]) <= 0.5001f * scale,
+              "%s: element %zu is rounded wrongly", table.name, e);
+    }
+}
+
+void test_halves(const KernelTable& table) {
+    for (uint32_t bits = 0; bits < 0x10000; bits += 1) {
+        const float value = half_to_float(static_cast<half_t>(bits));
+        if (std::isnan(value)) continue;
+        half_t back;
+        table.rows.to_half(&value, 1, &back);
+        CHECK(back == bits, "%s: half %04x came back as %04x", table.name, bits, back);
+        // between two neighbours, rounding goes to the nearer and to even
+        const float next = half_to_float(static_cast<half_t>(bits + 1));
+        if ((bits & 0x7fff) >= 0x7bff || std::isinf(next)) continue;
+        const float middle = value + (next - value) / 2.0f;
+        table.rows.to_half(&middle, 1, &back);
+        CHECK(back == (bits % 2 == 0 ? bits : bits + 1), "%s: tie after %04x", table.name, bits);
+    }
+}
+
+void test_attention(const KernelTable& table, size_t head_dim, size_t value_dim, float softcap,
+                    std::mt19937& random) {
+    constexpr size_t kQueries = 5, kBlocks = 3, kContext = kBlocks * kKvBlock;
+    const auto q = normal(random, kQueries * head_dim), k = normal(random, kContext * head_dim),
+               v = normal(random, kContext * value_dim);
+    std::vector<half_t> keys(k.size()), values(v.size());
+    for (size_t t = 0; t < kContext; ++t) {
+        const size_t block = t / kKvBlock, place = t % kKvBlock;
+        for (size_t d = 0; d < head_dim; ++d) {
+            keys[(block * head_dim + d) * kKvBlock + place] = float_to_half(k[t * head_dim + d]);
+        }
+        for (size_t d = 0; d < value_dim; ++d) {
+            values[t * value_dim + d] = float_to_half(v[t * value_dim + d]);
+        }
+    }
+    // query i sees [first, last) of the context; the fourth sees nothing of the last block
+    const int first[kQueries] = {0, 5, 40, 0, 33}, last[kQueries] = {96, 70, 41, 64, 95};
+    const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    const float* queries[kQueries];
+    float maximum[kQueries], sum[kQueries] = {};
+    std::vector<float> weighted(kQueries * value_dim),
+        scratch(attention_scratch(head_dim, value_dim));
+    for (size_t i = 0; i < kQueries; ++i) {
+        queries[i] = &q[i * head_dim];
+        maximum[i] = -std::numeric_limits<float>::infinity();
+    }
+    for (size_t b = 0; b < kBlocks; ++b) {
+        int32_t from[kQueries], to[kQueries];
+        for (size_t i = 0; i < kQueries; ++i) {
+            const int start = static_cast<int>(b * kKvBlock),
+                      end = start + static_cast<int>(kKvBlock);
+            const int lo = std::max(first[i], start), hi = std::min(last[i], end);
+            from[i] = lo < hi ? lo - start : 0;
+            to[i] = lo < hi ? hi - start : 0;
+        }
+        table.attend_block({queries, kQueries, &keys[b * head_dim * kKvBlock],
+                            &values[b * kKvBlock * value_dim], head_dim, value_dim, from, to, scale,
+                            softcap, maximum, sum, weighted.data(), value_dim, scratch.data()});
+    }
+    for (size_t i = 0; i < kQueries; ++i) {
+        std::vector<double> expected(value_dim);
+        double total = 0.0;
+        for (int t = first[i]; t < last[i]; ++t) {
+            double dot = 0.0;
+            const size_t block = t / kKvBlock, place = t % kKvBlock;
+            for (size_t d = 0; d < head_dim; ++d) {
+                dot += static_cast<double>(q[i * head_dim + d]) *
+                       half_to_float(keys[(block * head_dim + d) * kKvBlock + place]);
+            }
+            dot *= scale;
+            if (softcap != 0.0f) dot = softcap * std::tanh(dot / softcap);
+            const double weight = std::exp(dot);
+            total += weight;
+            for (size_t d = 0; d < value_dim; ++d) {
+                expected[d] += weight * half_to_float(values[t * value_dim + d]);
+            }
+        }
+        std::vector<float> got(value_dim);
+        for (size_t d = 0; d < value_dim; ++d) {
+            expected[d] /= total;
+            got[d] = weighted[i * value_dim + d] / sum[i];
+        }
+        check(table, "attention", got, expected, 3e-6, 1.0);  // values are about 1
+    }
+}
+
+}  // namespace
+
+int main() {
+    std::mt19937 random(1);
+    for (const KernelTable* table : tables()) {
+        test_elementwise(*table, random);
+        test_quantize(*table, random);
+        test_halves(*table);
+        for (const size_t head_dim : {1, 32, 80, 128}) {
+            for (const size_t value_dim : {1, 9, 64, 72, 256}) {
+                test_attention(*table, head_dim, value_dim, 0.0f, random);
+                test_attention(*table, head_dim, value_dim, 20.0f, random);
+            }
+        }
+    }
+    return failures == 0 ? 0 : 1;
+}
