@@ -1,0 +1,61 @@
+"""The quantized blocks as NumPy structs: which field of a block lies where.
+
+One struct for each type that Tektra decodes; all are packed, little-endian and without padding.
+It does not know what the fields mean (see `quants_legacy` and `quants_k`).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tektra.formats.ggml_types import GGMLType
+
+__all__ = ["BLOCK_DTYPES", "as_blocks"]
+
+# Source: the block structs of ggml (ggml-common.h). `d` and `m` (or `dmin`) are the scale and the
+# minimum of a block, `qs` the low bits of the weights, `qh` or `hmask` their high bits.
+BLOCK_DTYPES = MappingProxyType(
+    {
+        GGMLType.F32: np.dtype([("qs", "<f4", (1,))]),
+        GGMLType.F16: np.dtype([("qs", "<f2", (1,))]),
+        GGMLType.BF16: np.dtype([("qs", "<u2", (1,))]),
+        GGMLType.Q4_0: np.dtype([("d", "<f2"), ("qs", "u1", (16,))]),
+        GGMLType.Q4_1: np.dtype([("d", "<f2"), ("m", "<f2"), ("qs", "u1", (16,))]),
+        GGMLType.Q5_0: np.dtype([("d", "<f2"), ("qh", "u1", (4,)), ("qs", "u1", (16,))]),
+        GGMLType.Q5_1: np.dtype(
+            [("d", "<f2"), ("m", "<f2"), ("qh", "u1", (4,)), ("qs", "u1", (16,))]
+        ),
+        GGMLType.Q8_0: np.dtype([("d", "<f2"), ("qs", "i1", (32,))]),
+        GGMLType.Q2_K: np.dtype(
+            [("scales", "u1", (16,)), ("qs", "u1", (2, 32)), ("d", "<f2"), ("dmin", "<f2")]
+        ),
+        GGMLType.Q3_K: np.dtype(
+            [("hmask", "u1", (32,)), ("qs", "u1", (2, 32)), ("scales", "u1", (12,)), ("d", "<f2")]
+        ),
+        GGMLType.Q4_K: np.dtype(
+            [("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", (12,)), ("qs", "u1", (4, 32))]
+        ),
+        GGMLType.Q5_K: np.dtype(
+            [
+                ("d", "<f2"),
+                ("dmin", "<f2"),
+                ("scales", "u1", (12,)),
+                ("qh", "u1", (32,)),
+                ("qs", "u1", (4, 32)),
+            ]
+        ),
+        GGMLType.Q6_K: np.dtype(
+            [("ql", "u1", (2, 64)), ("qh", "u1", (2, 32)), ("scales", "i1", (16,)), ("d", "<f2")]
+        ),
+    }
+)
+"""Block structs by type. Its keys are the types that `quants` decodes."""
+
+
+def as_blocks(data: NDArray[np.uint8], type: GGMLType) -> NDArray[Any]:
+    """Views contiguous bytes as a 1-D array of blocks of `type`."""
+    return data.reshape(-1).view(BLOCK_DTYPES[type])
