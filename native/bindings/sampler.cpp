@@ -1,5 +1,6 @@
-// The sampler as Python sees it: the same class as tektra.engine.reference_sampler.ReferenceSampler.
-// Turns parameters and errors over; knows nothing of how tokens are chosen.
+// The sampler as Python sees it: the same class as
+// tektra.engine.reference_sampler.ReferenceSampler. Turns parameters and errors over; knows nothing
+// of how tokens are chosen.
 
 #include "tektra/sampler.h"
 
@@ -87,8 +88,7 @@ std::vector<std::int32_t> ids_from(const char* name, nb::handle tokens, std::siz
             raise_parameter(name, "must be a list of token ids");
         }
         if (id < 0 || static_cast<unsigned long long>(id) >= vocab_size) {
-            raise_parameter(name, "token " + std::to_string(id) +
-                                      " is not in the vocabulary of " +
+            raise_parameter(name, "token " + std::to_string(id) + " is not in the vocabulary of " +
                                       std::to_string(vocab_size) + " tokens");
         }
         ids.push_back(static_cast<std::int32_t>(id));
@@ -98,9 +98,8 @@ std::vector<std::int32_t> ids_from(const char* name, nb::handle tokens, std::siz
 
 class NativeSampler {
   public:
-    NativeSampler(nb::object params, long long vocab_size, nb::object seed,
-                  nb::object breaker_ids, std::shared_ptr<SharedScratch> scratch,
-                  const std::string& isa)
+    NativeSampler(nb::object params, long long vocab_size, nb::object seed, nb::object breaker_ids,
+                  std::shared_ptr<SharedScratch> scratch, const std::string& isa)
         : scratch_(scratch ? std::move(scratch) : std::make_shared<SharedScratch>()),
           result_type_(nb::module_::import_("tektra.engine.sampling_params").attr("Sampled")) {
         if (vocab_size < 1 || vocab_size > INT32_MAX) {
@@ -108,7 +107,8 @@ class NativeSampler {
         }
         std::uint64_t seed_bits = 0;
         if (!nb::try_cast<std::uint64_t>(seed, seed_bits)) {
-            raise_parameter("seed", std::string(nb::str(seed).c_str()) + " is not from 0 to 2^64-1");
+            raise_parameter("seed",
+                            std::string(nb::str(seed).c_str()) + " is not from 0 to 2^64-1");
         }
         params.attr("check_vocab")(vocab_size);
         reports_ = !params.attr("logprobs").is_none();
@@ -167,8 +167,7 @@ class NativeSampler {
         for (std::size_t i = 0; i < sampled.top_ids.size(); ++i) {
             top.append(nb::make_tuple(sampled.top_ids[i], sampled.top_logprobs[i]));
         }
-        const nb::object logprob =
-            reports_ ? nb::object(nb::float_(sampled.logprob)) : nb::none();
+        const nb::object logprob = reports_ ? nb::object(nb::float_(sampled.logprob)) : nb::none();
         return result_type_(sampled.token, logprob, nb::tuple(top));
     }
 
@@ -194,11 +193,11 @@ void bind_sampler(nb::module_& m) {
     nb::class_<SharedScratch>(m, "SamplerScratch", "Working memory that samplers may share.")
         .def(nb::init<>());
     nb::class_<NativeSampler>(m, "NativeSampler", "Samples the tokens of one request.")
-        .def(nb::init<nb::object, long long, nb::object, nb::object,
-                      std::shared_ptr<SharedScratch>, const std::string&>(),
+        .def(nb::init<nb::object, long long, nb::object, nb::object, std::shared_ptr<SharedScratch>,
+                      const std::string&>(),
              nb::arg("params"), nb::arg("vocab_size"), nb::kw_only(), nb::arg("seed").none(),
-             nb::arg("breaker_ids").none() = nb::make_tuple(), nb::arg("scratch").none() = nb::none(),
-             nb::arg("isa") = "")
+             nb::arg("breaker_ids").none() = nb::make_tuple(),
+             nb::arg("scratch").none() = nb::none(), nb::arg("isa") = "")
         .def_prop_ro("num_generated", &NativeSampler::num_generated)
         .def("accept", &NativeSampler::accept, nb::arg("tokens").none())
         .def("sample", &NativeSampler::sample, nb::arg("logits").none(), nb::kw_only(),

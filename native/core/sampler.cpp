@@ -42,8 +42,8 @@ std::int32_t first_best(const BlockedRow& row) {
     const float* maxima = row.block_maxima;
     const auto block = std::find(maxima, maxima + row.num_blocks(), row.best) - maxima;
     const float* end = row.values + row.size;
-    return static_cast<std::int32_t>(
-        std::find(row.values + block * kSamplingBlock, end, row.best) - row.values);
+    return static_cast<std::int32_t>(std::find(row.values + block * kSamplingBlock, end, row.best) -
+                                     row.values);
 }
 
 [[noreturn]] void throw_nan() {
@@ -306,8 +306,7 @@ std::int32_t Sampler::choose_filtered(BlockedRow& row, Candidates& candidates) c
 // Version 2, after Basu et al. 2021; the bound on the surprise starts at twice the target.
 std::int32_t Sampler::choose_mirostat(const BlockedRow& row, Candidates& candidates) {
     const float scale = inverse_temperature(config_.temperature);
-    const double total =
-        kernels_->exp_sum(row.values, row.size, row.best, scale, kLowestExponent);
+    const double total = kernels_->exp_sum(row.values, row.size, row.best, scale, kLowestExponent);
     const double lowest = std::log(total) - mirostat_bound_ * std::log(2.0);
     std::int32_t token;
     double surprise = 0.0;

@@ -40,9 +40,9 @@ void Candidates::collect(const BlockedRow& row, float low) {
     for (std::size_t block = 0; block < row.num_blocks(); ++block) {
         if (row.block_maxima[block] < low) continue;
         const std::size_t start = block * kSamplingBlock;
-        size_ += kernels_->collect(row.values + start, std::min(kSamplingBlock, row.size - start),
-                                   low, static_cast<std::uint32_t>(start), values + size_,
-                                   ids + size_);
+        size_ +=
+            kernels_->collect(row.values + start, std::min(kSamplingBlock, row.size - start), low,
+                              static_cast<std::uint32_t>(start), values + size_, ids + size_);
     }
     best_ = row.best;
 }
@@ -81,7 +81,9 @@ void Candidates::keep_typical(double mass, double total, double expected) {
     find_best();
 }
 
-void Candidates::keep_top_p(double mass) { keep_top_p(mass, weight_sum(1.0f)); }
+void Candidates::keep_top_p(double mass) {
+    keep_top_p(mass, weight_sum(1.0f));
+}
 
 void Candidates::keep_top_p(double mass, double total) {
     float* weights = weights_.reserve(size_);
@@ -145,7 +147,9 @@ std::span<const std::uint32_t> Candidates::ordered() {
     return {members, size_};
 }
 
-void Candidates::find_best() { best_ = *std::max_element(values_.data(), values_.data() + size_); }
+void Candidates::find_best() {
+    best_ = *std::max_element(values_.data(), values_.data() + size_);
+}
 
 void Candidates::set_distance_keys() {
     float* keys = keys_.reserve(size_);

@@ -14,7 +14,9 @@ void TokenCounts::add(std::int32_t token) {
     ++entry.count;
 }
 
-void TokenCounts::remove(std::int32_t token) { --find(token).count; }
+void TokenCounts::remove(std::int32_t token) {
+    --find(token).count;
+}
 
 TokenCounts::Entry& TokenCounts::find(std::int32_t token) {
     const std::size_t mask = entries_.size() - 1;
@@ -37,8 +39,7 @@ void TokenCounts::grow() {
 
 std::span<const Repetition> find_repetitions(std::span<const std::int32_t> tokens,
                                              std::span<const std::int32_t> breakers,
-                                             std::size_t least_length,
-                                             RepetitionScratch& scratch) {
+                                             std::size_t least_length, RepetitionScratch& scratch) {
     scratch.found.clear();
     const std::size_t n = tokens.size();
     const auto is_breaker = [&](std::int32_t token) {

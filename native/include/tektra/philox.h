@@ -29,10 +29,10 @@ enum class RandomPurpose : std::uint32_t { kToken = 0, kExcludeTopChoices = 1 };
 
 // From 0 to below 1, with 53 random bits.
 inline double uniform(std::uint64_t seed, std::uint64_t index, RandomPurpose purpose) {
-    const auto words = philox4x32(
-        {static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32),
-         static_cast<std::uint32_t>(purpose), 0},
-        {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+    const auto words =
+        philox4x32({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32),
+                    static_cast<std::uint32_t>(purpose), 0},
+                   {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
     const std::uint64_t bits = std::uint64_t{words[1]} << 32 | words[0];
     return static_cast<double>(bits >> 11) * 0x1p-53;
 }

@@ -1,0 +1,282 @@
+"""A model in this process: its life, its tokens, and what it says of whole texts.
+
+The part of `tektra.LLM` that does not generate. It turns what callers pass into requests; the
+engine below it knows nothing of texts, messages or event loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tektra.backends.base import Backend
+from tektra.config import Settings
+from tektra.engine.capabilities import Capabilities, capabilities_of
+from tektra.engine.delivery import compute_rows
+from tektra.engine.loader import LoadOptions
+from tektra.engine.prompts import (
+    Message,
+    Prompt,
+    PromptList,
+    encode_prompt,
+    is_messages,
+    split_prompts,
+)
+from tektra.engine.request import RowsRequest
+from tektra.engine.runtime import Runtime, Status
+from tektra.engine.sampling_params import SamplingParams
+from tektra.engine.scoring import AllLogProbs, NextLogProbs, PooledRows, Pooling, perplexity
+from tektra.engine.stats import EngineStats, Health
+from tektra.progress import CancelToken, ProgressCallback, ignore_progress
+
+__all__ = ["LLMOptions", "LocalModel"]
+
+_Floats = NDArray[np.float32]
+
+
+class LLMOptions(TypedDict, total=False):
+    """The options of `tektra.LLM`, for functions that pass them on."""
+
+    device: str | Backend
+    threads: int | None
+    context: int | None
+    max_batch: int
+    max_rows: int
+    max_waiting: int | None
+    prefix_cache: bool
+    seed: int | None
+    progress: ProgressCallback
+    cancel: CancelToken | None
+
+
+class LocalModel:
+    """Everything of `tektra.LLM` but generating; documented there."""
+
+    def __init__(
+        self,
+        reference: str | os.PathLike[str],
+        *,
+        device: str | Backend = "auto",
+        threads: int | None = None,
+        context: int | None = None,
+        max_batch: int = 8,
+        max_rows: int = 512,
+        max_waiting: int | None = None,
+        prefix_cache: bool = True,
+        seed: int | None = None,
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+        wait: bool = True,
+    ) -> None:
+        settings = Settings.from_environment()
+        options = LoadOptions(
+            device=settings.device if device == "auto" else device,
+            threads=settings.threads if threads is None else threads,
+            context=settings.context if context is None else context,
+            max_batch=max_batch,
+            max_rows=max_rows,
+        )
+        # Checks the range; the engine draws from it.
+        SamplingParams(seed=seed)
+        self._max_batch = max_batch
+        self._runtime = Runtime(
+            reference,
+            options,
+            max_waiting=max_waiting,
+            prefix_cache=prefix_cache,
+            seed=seed,
+            progress=progress,
+            cancel=cancel or CancelToken(),
+        )
+        # For models that nobody closes. The threads hold the runtime, not this object.
+        finalizer = weakref.finalize(self, self._runtime.abandon)
+        finalizer.atexit = False
+        if wait:
+            self._runtime.load()
+        else:
+            self._runtime.load_in_background()
+
+    @classmethod
+    async def load_async(
+        cls, reference: str | os.PathLike[str], **options: Unpack[LLMOptions]
+    ) -> Self:
+        """Loads a model without blocking the event loop. Cancelling the task ends the loading.
+
+        Takes the options of the class and raises what it raises.
+        """
+        llm = cls(reference, **options, wait=False)
+        try:
+            await asyncio.to_thread(llm.wait_ready)
+        except BaseException:
+            await llm.close_async()
+            raise
+        return llm
+
+    # Life
+
+    @property
+    def status(self) -> Status:
+        """What the model is doing: loading, ready, busy, closed or failed."""
+        return self._runtime.status
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Waits until the model is loaded.
+
+        Raises:
+            TektraError: what loading failed with.
+            TimeoutError: it takes longer than ``timeout`` seconds.
+        """
+        self._runtime.ready(timeout)
+
+    def close(self) -> None:
+        """Cancels what runs and frees everything. Calls after it raise `RequestError`."""
+        self._runtime.close()
+
+    async def close_async(self) -> None:
+        """`close` without blocking the event loop."""
+        await asyncio.to_thread(self._runtime.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close_async()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do, and within which bounds. Waits until it is loaded."""
+        return capabilities_of(self._runtime.ready().model, self._max_batch)
+
+    def stats(self) -> EngineStats:
+        """Counts, latencies, rates and memory since the start; a snapshot."""
+        return self._runtime.stats()
+
+    def health(self) -> Health:
+        """Whether a request sent now would be served, and what went wrong last."""
+        return self._runtime.health()
+
+    # Tokens
+
+    def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any Unicode text.
+            add_special: put the beginning and end of sequence round it where the model does that.
+                `generate`, `score` and `embed` do so with the texts that they are given.
+            parse_special: read the text of special tokens as those tokens.
+        """
+        tokenizer = self._runtime.ready().model.tokenizer
+        return tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
+        return self._runtime.ready().model.tokenizer.decode(ids, skip_special=skip_special)
+
+    # Whole texts
+
+    def embed(
+        self,
+        texts: Prompt | PromptList,
+        *,
+        pooling: Pooling = "mean",
+        normalize: bool = True,
+    ) -> _Floats:
+        """Vectors of texts, from the model's final hidden states.
+
+        Args:
+            texts: a text, token ids, or a list of those.
+            pooling: ``"mean"`` over all tokens, the ``"last"`` token, or the first (``"cls"``).
+            normalize: scale each vector to length 1.
+
+        Returns:
+            float32 [N, embedding width]; N is 1 for a text that is not in a list.
+
+        Raises:
+            InvalidParameterError, ContextLengthError, BackendError: as for `generate`.
+        """
+        ready = self._runtime.ready()
+        prompts, _ = split_prompts(texts)
+        requests: list[RowsRequest] = []
+        sinks: list[PooledRows] = []
+        for prompt in prompts:
+            tokens = encode_prompt(ready.model.tokenizer, prompt, name="texts")
+            sinks.append(PooledRows(len(tokens), pooling))
+            requests.append(RowsRequest(tokens=tokens, output="hidden", sink=sinks[-1]))
+        compute_rows(ready.engine, requests)
+        result = np.empty((len(sinks), ready.model.drawn.config.embedding_width), np.float32)
+        for row, sink in zip(result, sinks, strict=True):
+            row[:] = sink.vector(normalize=normalize)
+        return result
+
+    def score(self, text: Prompt | Sequence[Message]) -> _Floats:
+        """Log-probabilities of every next token, at every place of a text.
+
+        Args:
+            text: token ids, which are taken as they are; a text, which becomes
+                ``tokenize(text, add_special=True)``; or messages, which the model's chat template
+                writes out without the beginning of a further answer.
+
+        Returns:
+            float32 [T, vocab]: row t holds the natural logs of p(token | tokens 0 to t), so row
+            t has the probabilities of the token in place t + 1. The width is that of the model's
+            logits, which may be padded beyond the tokenizer's vocabulary. Besides the result
+            itself memory for a few rows is needed.
+
+        Raises:
+            InvalidParameterError, ContextLengthError, BackendError: as for `generate`.
+        """
+        ready = self._runtime.ready()
+        tokens = self._scored_tokens(text)
+        sink = AllLogProbs(len(tokens), ready.model.drawn.graph.outputs["logits"].width)
+        compute_rows(ready.engine, [RowsRequest(tokens=tokens, output="logits", sink=sink)])
+        return sink.result
+
+    def score_next(self, text: Prompt | Sequence[Message]) -> _Floats:
+        """Log-probability that the model gives to each token of a text but the first.
+
+        Like ``score(text)[t, tokens[t + 1]]`` for each t, without the memory for the others.
+
+        Returns:
+            float32 [T - 1], natural logs.
+        """
+        tokens = self._scored_tokens(text)
+        sink = NextLogProbs(tokens)
+        engine = self._runtime.ready().engine
+        compute_rows(engine, [RowsRequest(tokens=tokens, output="logits", sink=sink)])
+        return sink.result
+
+    def perplexity(self, text: Prompt | Sequence[Message]) -> float:
+        """exp of the mean surprise of the tokens of a text that fits into the context."""
+        return perplexity(self.score_next(text))
+
+    def _scored_tokens(self, text: Prompt | Sequence[Message]) -> list[int]:
+        ready = self._runtime.ready()
+        if is_messages(text):
+            return ready.chat.encode(text, add_generation_prompt=False)
+        return encode_prompt(ready.model.tokenizer, text, name="text")

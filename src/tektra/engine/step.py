@@ -1,0 +1,44 @@
+"""Lays out the arrays of a step from what was scheduled.
+
+It knows tokens and cache blocks; it neither chooses sequences nor runs the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tektra.backends.base import Step
+from tektra.engine.scheduler import ScheduledRows
+
+__all__ = ["build_step"]
+
+
+def build_step(batch: Sequence[ScheduledRows]) -> Step:
+    """The step that runs the scheduled rows, sequence after sequence."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    row_starts = [0]
+    num_cached: list[int] = []
+    output_rows: list[int] = []
+    width = max(item.sequence.num_blocks for item in batch)
+    tables = np.full((len(batch), width), -1, dtype=np.int32)
+    for index, item in enumerate(batch):
+        sequence = item.sequence
+        start = sequence.num_computed
+        end = start + item.num_rows
+        tokens += sequence.tokens[start:end]
+        positions += range(start, end)
+        row_starts.append(len(tokens))
+        num_cached.append(start)
+        output_rows += range(len(tokens) - item.num_outputs, len(tokens))
+        tables[index, : sequence.num_blocks] = sequence.blocks[: sequence.num_blocks]
+    return Step(
+        token_ids=np.array(tokens, dtype=np.int32),
+        positions=np.array(positions, dtype=np.int32),
+        row_starts=np.array(row_starts, dtype=np.int32),
+        num_cached=np.array(num_cached, dtype=np.int32),
+        block_tables=tables,
+        output_rows=np.array(output_rows, dtype=np.int32),
+    )
