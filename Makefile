@@ -61,9 +61,9 @@ run: $(TEKTRA) $(SMOLLM2) ## answer PROMPT="..." with MODEL=... (smollm2:135m); 
 install: $(TEKTRA) ## install the package into .venv, from the lock files
 
 .PHONY: bench
-bench: $(TEKTRA) $(SMOLLM2) ## measure MODEL (BENCH_ARGS="--prefill 512 --decode 128"), then benchmarks/*.py
+bench: $(TEKTRA) $(SMOLLM2) ## measure MODEL (BENCH_ARGS="--prefill 512 --decode 128"), then the sampler
 	@$(BIN)/tektra bench "$$MODEL" $(BENCH_ARGS)
-	@for script in benchmarks/*.py; do echo "$$script" >&2; $(PY) "$$script" || exit 1; done
+	@$(PY) benchmarks/sampler.py
 
 ##@ Check
 

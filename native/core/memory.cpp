@@ -10,7 +10,7 @@
 
 namespace tektra {
 
-Memory::Memory(size_t bytes) : size_(bytes) {
+Memory::Memory(size_t bytes, [[maybe_unused]] bool streamed) : size_(bytes) {
     if (bytes == 0) return;
 #if defined(_WIN32)
     data_ = static_cast<uint8_t*>(
@@ -21,9 +21,9 @@ Memory::Memory(size_t bytes) : size_(bytes) {
     if (mapped == MAP_FAILED) throw std::bad_alloc();
     data_ = static_cast<uint8_t*>(mapped);
 #if defined(MADV_HUGEPAGE)
-    // streaming weights through 4 KiB pages spends a good part of the time in page walks
-    constexpr size_t kWorthwhile = 4u << 20;
-    if (bytes >= kWorthwhile) madvise(mapped, bytes, MADV_HUGEPAGE);
+    // streaming through 4 KiB pages spends a good part of the time in page walks
+    constexpr size_t kLargePage = 2u << 20;
+    if (streamed && bytes >= kLargePage) madvise(mapped, bytes, MADV_HUGEPAGE);
 #endif
 #endif
 }

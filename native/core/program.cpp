@@ -39,7 +39,7 @@ int32_t Program::add_matrix(WeightType type, size_t rows, size_t width) {
     }
     const size_t groups = (rows + kernel.lanes - 1) / kernel.lanes;
     // kernels may look a little past the last block
-    Memory packed(round_up(groups * kernel.group_bytes(width), 64) + 64);
+    Memory packed(round_up(groups * kernel.group_bytes(width), 64) + 64, true);
     matrices_.push_back({type, rows, width, groups, std::move(packed)});
     return static_cast<int32_t>(matrices_.size() - 1);
 }

@@ -22,11 +22,15 @@ inline void relax() {
 // Longer than what lies between two loops of a step, shorter than anything a person would notice
 // in the processor's load.
 constexpr auto kSpin = std::chrono::microseconds(200);
-// Looks at the clock only once in so many rounds.
-constexpr int kRounds = 64;
 // A caller that has waited so long gives its core away: with more threads than free cores, the
 // worker that it waits for may need it.
 constexpr auto kYieldAfter = std::chrono::microseconds(50);
+// The clock is looked at once in so many rounds.
+constexpr int kRounds = 64;
+
+constexpr uint64_t kLoop = uint64_t{1} << 32;  // one in the number of the loop
+constexpr uint64_t kOpen = uint64_t{1} << 31;
+constexpr uint64_t kInside = kOpen - 1;  // mask of the number of workers inside
 
 }  // namespace
 
@@ -38,8 +42,8 @@ ThreadPool::ThreadPool(size_t num_threads) {
 
 ThreadPool::~ThreadPool() {
     stop_.store(true);
-    loop_.fetch_add(1);
-    loop_.notify_all();
+    wake_.fetch_add(1);
+    wake_.notify_all();
     for (auto& worker : workers_) worker.join();
 }
 
@@ -48,25 +52,29 @@ void ThreadPool::run_erased(size_t num_tasks, Erased function, const void* conte
         for (size_t task = 0; task < num_tasks; ++task) function(context, task, 0);
         return;
     }
+    // nobody is inside: the last loop was closed and left
     function_ = function;
     context_ = context;
     num_tasks_ = num_tasks;
     next_task_.store(0, std::memory_order_relaxed);
-    num_working_.store(workers_.size(), std::memory_order_relaxed);
+    const uint64_t loop = (state_.load(std::memory_order_relaxed) & ~(kLoop - 1)) + kLoop;
+    state_.store(loop | kOpen, std::memory_order_release);
     // sequentially consistent with the sleepers' count: either this sees a sleeper, or the sleeper
-    // sees the new loop
-    loop_.fetch_add(1);
-    if (num_asleep_.load() != 0) loop_.notify_all();
+    // sees the change
+    wake_.fetch_add(1);
+    if (num_asleep_.load() != 0) wake_.notify_all();
+
     take_tasks(0);
-    // every worker must have left the loop before its description may change
-    auto waiting_since = std::chrono::steady_clock::time_point{};
-    for (int round = 0; num_working_.load(std::memory_order_acquire) != 0; ++round) {
+
+    state_.fetch_and(~kOpen, std::memory_order_acq_rel);
+    std::chrono::steady_clock::time_point since{};
+    for (int round = 1; (state_.load(std::memory_order_acquire) & kInside) != 0; ++round) {
         relax();
-        if (round % kRounds != kRounds - 1) continue;
+        if (round % kRounds != 0) continue;
         const auto now = std::chrono::steady_clock::now();
-        if (waiting_since == std::chrono::steady_clock::time_point{}) {
-            waiting_since = now;
-        } else if (now - waiting_since > kYieldAfter) {
+        if (since == std::chrono::steady_clock::time_point{}) {
+            since = now;
+        } else if (now - since > kYieldAfter) {
             std::this_thread::yield();
         }
     }
@@ -83,14 +91,14 @@ void ThreadPool::take_tasks(size_t thread) {
 void ThreadPool::work(size_t thread) {
     uint32_t seen = 0;
     for (;;) {
-        uint32_t now = loop_.load(std::memory_order_acquire);
+        uint32_t now = wake_.load(std::memory_order_acquire);
         if (now == seen) {
             const auto until = std::chrono::steady_clock::now() + kSpin;
-            for (int round = 0; (now = loop_.load(std::memory_order_acquire)) == seen; ++round) {
+            for (int round = 1; (now = wake_.load(std::memory_order_acquire)) == seen; ++round) {
                 relax();
-                if (round % kRounds == kRounds - 1 && std::chrono::steady_clock::now() > until) {
+                if (round % kRounds == 0 && std::chrono::steady_clock::now() > until) {
                     num_asleep_.fetch_add(1);
-                    while ((now = loop_.load()) == seen) loop_.wait(seen);
+                    while ((now = wake_.load()) == seen) wake_.wait(seen);
                     num_asleep_.fetch_sub(1);
                     break;
                 }
@@ -98,8 +106,14 @@ void ThreadPool::work(size_t thread) {
         }
         seen = now;
         if (stop_.load()) return;
+        // enter the loop, unless it is over already
+        uint64_t state = state_.load(std::memory_order_relaxed);
+        while ((state & kOpen) != 0 &&
+               !state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
+        }
+        if ((state & kOpen) == 0) continue;
         take_tasks(thread);
-        num_working_.fetch_sub(1, std::memory_order_release);
+        state_.fetch_sub(1, std::memory_order_release);
     }
 }
 

@@ -75,7 +75,7 @@ class TokenizerError(TektraError):
 
 
 class TemplateError(TektraError):
-    """A chat template is missing, malformed, refuses the messages, or reaches for what it may not."""
+    """A chat template is missing or malformed, refuses the messages, or does what it may not."""
 
 
 class TemplateLimitError(TemplateError):

@@ -23,7 +23,7 @@ class ProgressEvent:
     """How far one stage of a job is.
 
     Attributes:
-        stage: what is being done: ``"map"``, ``"verify"``, ``"pack"``, ``"warm up"``, ``"prefill"``...
+        stage: what is being done: ``"map"``, ``"verify"``, ``"pack"``, ``"warm up"`` ...
         item: the file, tensor or part in hand; empty where a stage has no parts.
         done: how much is done, in ``unit``.
         total: how much there is, in ``unit``; ``None`` while that is not known.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.fixtures.fake_executable import FakeExecutable, fake_row, greedy
+from tests.fixtures.waiting import wait_for
 
 from tektra.engine.delivery import complete, compute_rows, iter_chunks
 from tektra.engine.engine import Engine
@@ -44,13 +45,6 @@ def request(
 
 def answer(engine: Engine, asked: GenerateRequest) -> Completion:
     return complete(engine, [asked], raise_errors=True)[0]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be in time"
-        time.sleep(0.002)
 
 
 def expected(tokenizer: Tokenizer, count: int, prompt: list[int] = PROMPT) -> list[int]:

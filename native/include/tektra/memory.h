@@ -12,7 +12,9 @@ namespace tektra {
 class Memory {
   public:
     Memory() = default;
-    explicit Memory(size_t bytes);
+    // `streamed`: all of it is read again and again, so large pages are asked for. Not for what is
+    // filled little by little: a large page is taken whole when its first byte is.
+    explicit Memory(size_t bytes, bool streamed = false);
     ~Memory();
     Memory(Memory&& other) noexcept { swap(other); }
     Memory& operator=(Memory&& other) noexcept {

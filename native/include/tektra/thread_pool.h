@@ -41,15 +41,19 @@ class ThreadPool {
     void work(size_t thread);
     void take_tasks(size_t thread);
 
-    // Written by the caller between loops, read by workers within one.
+    // Written by the caller while no worker is inside a loop, read by workers that are.
     Erased function_ = nullptr;
     const void* context_ = nullptr;
     size_t num_tasks_ = 0;
 
-    alignas(64) std::atomic<uint32_t> loop_{0};  // number of the current loop; a change starts it
+    // Number of the loop (upper half), whether it can be entered (kOpen), and how many workers are
+    // inside (lower bits). The caller waits for those that entered only: a worker that is asleep or
+    // has lost its core to somebody else holds nobody up.
+    alignas(64) std::atomic<uint64_t> state_{0};
     alignas(64) std::atomic<size_t> next_task_{0};
-    alignas(64) std::atomic<size_t> num_working_{0};  // workers that have not left the loop
-    alignas(64) std::atomic<uint32_t> num_asleep_{0};
+    // Changes with each loop; what sleeping workers wait on.
+    alignas(64) std::atomic<uint32_t> wake_{0};
+    std::atomic<uint32_t> num_asleep_{0};
     std::atomic<bool> stop_{false};
     std::vector<std::thread> workers_;
 };

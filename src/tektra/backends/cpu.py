@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def native_core() -> ModuleType | None:
         from tektra import _native
     except ImportError:
         return None
-    return cast(ModuleType, _native)
+    return _native
 
 
 class CpuBackend(Backend):

@@ -227,8 +227,22 @@ class Graph:
 
     def _same(self, a: Value, b: Value) -> Value:
         if a.rows is not b.rows or a.width != b.width:
-            raise FormatError(f"{a} and {b} cannot be combined: their tensors disagree in width")
+            raise FormatError(
+                f"{self._origin(a)} and {self._origin(b)} cannot be combined: they are "
+                f"{a.width} and {b.width} wide",
+                remedy="the file's metadata and tensors disagree: fetch it again",
+            )
         return self._value(a.rows, a.width)
+
+    def _origin(self, value: Value) -> str:
+        """What made a value, for errors: the tensor where it was one."""
+        for op in self.ops:
+            if isinstance(op, ops.Linear) and value in op.outs:
+                return f"the product with {op.weights[op.outs.index(value)]!r}"
+            if not isinstance(op, ops.Linear) and op.out is value:
+                tensors = ", ".join(map(repr, _weights_of(op)))
+                return f"the {type(op).__name__.lower()}" + (f" of {tensors}" if tensors else "")
+        return str(value)
 
     def _matrix(self, name: str) -> tuple[int, int]:
         shape = self.shape(name)

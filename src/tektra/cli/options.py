@@ -1,0 +1,76 @@
+"""The arguments and options that several commands share, so that they read alike everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+from tektra.config import MAX_CONTEXT, MAX_THREADS
+
+__all__ = [
+    "ContextOption",
+    "DeviceOption",
+    "JsonOption",
+    "ModelArgument",
+    "ThreadsOption",
+    "whole_number",
+]
+
+
+def whole_number(high: int, low: int = 1) -> Callable[[int | None], int | None]:
+    """A callback for an option, which refuses numbers that are not from ``low`` to ``high``."""
+
+    def check(value: int | None) -> int | None:
+        if value is not None and not low <= value <= high:
+            raise typer.BadParameter(f"{value} is not from {low} to {high}")
+        return value
+
+    return check
+
+
+ModelArgument: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A path with a separator or ending in .gguf (./model.gguf, a directory with one "
+        "model) or an alias of the catalog (smollm2:135m).",
+        show_default=False,
+    ),
+]
+
+DeviceOption: TypeAlias = Annotated[
+    Literal["auto", "cpu", "reference", "cuda", "metal"] | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="What computes: auto (the fastest there is), cpu, reference, cuda or metal. "
+        "[default: TEKTRA_DEVICE, else auto]",
+    ),
+]
+
+ThreadsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        callback=whole_number(MAX_THREADS),
+        metavar="N",
+        help="Threads that compute. [default: TEKTRA_THREADS, else the physical cores]",
+    ),
+]
+
+ContextOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        callback=whole_number(MAX_CONTEXT),
+        metavar="N",
+        help="Tokens that prompt and answer may have together. [default: TEKTRA_CONTEXT, else "
+        "chosen by model and memory]",
+    ),
+]
+
+JsonOption: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")
+]

@@ -1,0 +1,176 @@
+"""`tektra run`: one answer to a prompt, or a chat where there is none.
+
+It decides what is asked and where the answer goes; `answer.py` and `chat_loop.py` do the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tektra.cli.options import (
+    ContextOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    ThreadsOption,
+)
+from tektra.cli.render import is_terminal, print_json
+from tektra.cli.sampling_options import sampling_params, with_sampling_options
+from tektra.cli.session import open_model, settings_from
+from tektra.errors import BackendError, TemplateError
+
+if TYPE_CHECKING:
+    from tektra.cli.answer import Answer
+    from tektra.engine.sampling_params import SamplingParams
+    from tektra.llm import LLM
+
+__all__ = ["run"]
+
+_MAX_PIPED_BYTES = 1 << 28
+
+
+def _run(
+    model: ModelArgument,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT",
+            help="What to answer. Without it: standard input where that is a pipe or a file "
+            "(- reads it in any case), else a chat.",
+            show_default=False,
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")
+    ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Continue PROMPT as it is, without the chat template."),
+    ] = False,
+    json: JsonOption = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", help="Counts and rates after the answer, on standard error."),
+    ] = False,
+    no_history: Annotated[
+        bool, typer.Option("--no-history", help="Do not keep the lines typed in a chat.")
+    ] = False,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    context: ContextOption = None,
+    **sampling: Any,
+) -> None:
+    """Answer a prompt, or chat.
+
+    With PROMPT the answer is streamed to standard output. Without it, on a terminal, a chat
+    begins; /help shows what can be typed there.
+    """
+    params = sampling_params(sampling)
+    text = _prompt_text(prompt)
+    _check_usage(text, params, system=system, raw=raw, json=json)
+    settings = settings_from(device, threads, context)
+    with open_model(model, settings) as llm:
+        if not raw and not llm.capabilities.chat_template:
+            raise TemplateError(
+                "the model has no chat template",
+                remedy="--raw with a PROMPT continues the prompt as it is",
+            )
+        if text is None:
+            from tektra.cli.chat_loop import chat_loop
+
+            chat_loop(
+                llm, params, name=model, system=system, verbose=verbose, history=not no_history
+            )
+        else:
+            _answer_once(
+                llm, model, text, params, system=system, raw=raw, json=json, verbose=verbose
+            )
+
+
+def _answer_once(
+    llm: LLM,
+    model: str,
+    text: str,
+    params: SamplingParams,
+    *,
+    system: str | None,
+    raw: bool,
+    json: bool,
+    verbose: bool,
+) -> None:
+    from tektra.cli.answer import stream_answer, timings_line
+
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": text})
+    answer = stream_answer(llm, text if raw else messages, params, show=not json)
+    if answer.interrupted:
+        raise typer.Exit(130)
+    if json:
+        print_json(_as_json(model, answer, params))
+    if verbose and answer.completion is not None:
+        print(timings_line(answer.completion), file=sys.stderr)
+
+
+def _as_json(model: str, answer: Answer, params: SamplingParams) -> dict[str, Any]:
+    if answer.completion is None:
+        raise BackendError("the answer ended without a result")
+    result: dict[str, Any] = {"model": model, **answer.completion.to_dict()}
+    result.pop("error", None)
+    if params.logprobs is None:
+        result.pop("logprobs", None)
+    return result
+
+
+def _prompt_text(prompt: str | None) -> str | None:
+    """The prompt; None where a person is to be asked."""
+    if prompt is None and is_terminal(sys.stdin):
+        return None
+    if prompt is None or prompt == "-":
+        text = _read_standard_input()
+        where = "standard input"
+    else:
+        text, where = prompt, "PROMPT"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("is not valid UTF-8", param_hint=where) from None
+    if not text.strip():
+        raise typer.BadParameter("is empty", param_hint=where)
+    return text
+
+
+def _read_standard_input() -> str:
+    buffer = getattr(sys.stdin, "buffer", None)
+    if buffer is None:  # closed, as under some service managers
+        return ""
+    data: bytes = buffer.read(_MAX_PIPED_BYTES + 1)
+    if len(data) > _MAX_PIPED_BYTES:
+        raise typer.BadParameter("is longer than 256 MiB", param_hint="standard input")
+    # The line end that echo and editors put after the last line is not meant.
+    return data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+
+
+def _check_usage(
+    text: str | None, params: SamplingParams, *, system: str | None, raw: bool, json: bool
+) -> None:
+    """Refuses options that would change nothing."""
+    if system is not None:
+        try:
+            system.encode()
+        except UnicodeEncodeError:
+            raise typer.BadParameter("is not valid UTF-8", param_hint="--system") from None
+    if raw and system is not None:
+        raise typer.BadParameter("a raw completion has no system prompt", param_hint="--system")
+    if text is None and raw:
+        raise typer.BadParameter("needs a PROMPT", param_hint="--raw")
+    if text is None and json:
+        raise typer.BadParameter("needs a PROMPT", param_hint="--json")
+    if params.logprobs is not None and not json:
+        raise typer.BadParameter("is only reported with --json", param_hint="--logprobs")
+
+
+run = with_sampling_options(_run)
+run.__name__ = "run"

@@ -1,0 +1,55 @@
+"""Loads a model for a command: settings from options and environment, progress on standard error.
+
+It knows the public API only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tektra.cli.progress_bar import progress_bar
+from tektra.config import Settings
+
+if TYPE_CHECKING:
+    from tektra.llm import LLM
+
+__all__ = ["open_model", "settings_from"]
+
+
+def settings_from(
+    device: str | None = None, threads: int | None = None, context: int | None = None
+) -> Settings:
+    """The environment's settings, with those replaced that an option gives.
+
+    Raises:
+        InvalidParameterError: an environment variable has a value that is not allowed.
+    """
+    given = {"device": device, "threads": threads, "context": context}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(Settings.from_environment(), **chosen)  # type: ignore[arg-type]
+
+
+@contextmanager
+def open_model(reference: str, settings: Settings) -> Iterator[LLM]:
+    """The loaded model; it is closed at the end.
+
+    Raises:
+        TektraError: the model cannot be found, read or loaded.
+    """
+    from tektra.backends.select import select_backend
+    from tektra.llm import LLM
+
+    with progress_bar() as progress:
+        llm = LLM(
+            reference,
+            # A backend, because LLM would read the name "auto" as leave to ask the environment.
+            device=select_backend(settings.device),
+            threads=settings.threads,
+            context=settings.context,
+            progress=progress,
+        )
+    with llm:
+        yield llm

@@ -1,0 +1,384 @@
+"""`LLM`: a model in this process, for programs. Generate, chat, stream, embed, score.
+
+It turns prompts and conversations into requests and results back into what callers want; the
+engine below it knows nothing of lists of texts, messages or event loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from typing import Any, Literal, overload
+
+from tektra.engine.delivery import aiter_chunks, complete, complete_async, iter_chunks
+from tektra.engine.local_model import LLMOptions, LocalModel
+from tektra.engine.outputs import Chunk, Completion
+from tektra.engine.prompts import Message, Prompt, PromptList, encode_prompt, split_prompts
+from tektra.engine.request import GenerateRequest
+from tektra.engine.sampling_params import SamplingParams
+from tektra.errors import InvalidParameterError
+
+__all__ = ["LLM", "LLMOptions"]
+
+_Requests = tuple[list[GenerateRequest], bool]
+
+
+class LLM(LocalModel):
+    """A model, loaded into this process.
+
+    Any number of threads and tasks may use one at the same time; what they ask for is batched.
+    ``with LLM(...) as llm`` or `close` frees everything. After a fork it serves the parent only:
+    load models in the child, or start children by spawn.
+
+    Args:
+        reference: a path to a GGUF file or to a folder with one, or an alias (``"smollm2:135m"``).
+        device: ``"auto"``, ``"cpu"``, ``"reference"``..., or a `Backend`; ``"auto"`` takes what
+            ``TEKTRA_DEVICE`` says, else the fastest there is.
+        threads: threads that compute; None: ``TEKTRA_THREADS``, else the physical cores that this
+            process may use.
+        context: most tokens of one sequence, prompt and answer together; None: ``TEKTRA_CONTEXT``,
+            else what the model was made for, 4096 at most, and less where memory is short.
+            `capabilities` says what was chosen.
+        max_batch: requests that run at once; further ones wait.
+        max_rows: most tokens of prompts in one step. More is faster, and takes memory.
+        max_waiting: most requests that may wait; None for no bound.
+        prefix_cache: reuse what was computed for an equal beginning of an earlier prompt.
+        seed: where the seeds of requests that name none come from, in order of arrival.
+        progress: told how far loading is; called on the threads that load.
+        cancel: ends loading when it is set.
+        wait: return when the model is ready. If False it loads on a thread of its own: `status`
+            is ``"loading"``, and calls made meanwhile wait for it.
+
+    Raises:
+        InvalidParameterError: an option is out of range.
+        ModelReferenceError, ModelNotFoundError: the reference leads to no model.
+        FormatError, UnsupportedModelError, TokenizerError: the file cannot be used.
+        IntegrityError: it is not the file that it must be.
+        DeviceUnavailableError, MemoryLimitError, BackendError: it cannot run here.
+        CancelledError: ``cancel`` was set.
+    """
+
+    # Generation
+
+    @overload
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **overrides: Any,
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: PromptList,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **overrides: Any,
+    ) -> list[Completion]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Prompt | PromptList,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+        **overrides: Any,
+    ) -> Generator[Chunk, None, None]: ...
+
+    def generate(
+        self,
+        prompt: Prompt | PromptList,
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        **overrides: Any,
+    ) -> Completion | list[Completion] | Generator[Chunk, None, None]:
+        """Continues a prompt as it is, or several prompts in one batch.
+
+        A text gets the beginning-of-sequence token that the model wants; the text of a special
+        token in it is read as that token. Token ids are taken as they are.
+
+        Args:
+            prompt: a text, token ids, or a list of those.
+            params: how to choose tokens and when to stop.
+            stream: return an iterator of chunks. It hands in the request when it is first read;
+                closing it cancels the request. Chunks of several prompts come as they come,
+                ``index`` says whose they are.
+            overrides: fields of `SamplingParams` to use instead of those in ``params``.
+
+        Returns:
+            The completion; of a list of prompts a list in the same order, in which a prompt that
+            failed has the finish reason ``"error"`` and its ``error``.
+
+        Raises:
+            InvalidParameterError: the prompt or a parameter is not allowed or not known.
+            ContextLengthError: a prompt is longer than the context.
+            QueueFullError: too many requests wait.
+            BackendError: the model failed on the prompt.
+        """
+        chosen = _params(params, overrides)
+        requests, single = self._generate_requests(prompt, chosen, stream)
+        return self._run(requests, single, stream)
+
+    @overload
+    def agenerate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **overrides: Any,
+    ) -> Coroutine[Any, Any, Completion]: ...
+
+    @overload
+    def agenerate(
+        self,
+        prompt: PromptList,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **overrides: Any,
+    ) -> Coroutine[Any, Any, list[Completion]]: ...
+
+    @overload
+    def agenerate(
+        self,
+        prompt: Prompt | PromptList,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+        **overrides: Any,
+    ) -> AsyncGenerator[Chunk, None]: ...
+
+    def agenerate(
+        self,
+        prompt: Prompt | PromptList,
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        **overrides: Any,
+    ) -> Coroutine[Any, Any, Completion | list[Completion]] | AsyncGenerator[Chunk, None]:
+        """`generate` for coroutines: await it, or with ``stream=True`` iterate over it.
+
+        Cancelling the task, or closing the iterator, cancels the request.
+        """
+        chosen = _params(params, overrides)
+
+        def prepare() -> _Requests:
+            return self._generate_requests(prompt, chosen, stream)
+
+        return self._astream(prepare) if stream else self._acomplete(prepare)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> Completion: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> Generator[Chunk, None, None]: ...
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> Completion | Generator[Chunk, None, None]:
+        """Answers a conversation, written out by the model's chat template.
+
+        Args:
+            messages: ``{"role": ..., "content": ...}`` one after another.
+            params, stream, overrides: as in `generate`.
+            tools: functions that the model may call, as JSON schemas, for templates that know
+                what to do with them.
+            add_generation_prompt: end with the beginning of an answer.
+            template: name of one of the model's templates, or the source of another one.
+            template_options: further variables of the template.
+
+        Raises:
+            TemplateError: there is no template, or it fails on the messages.
+            TektraError: as for `generate`.
+        """
+        chosen = _params(params, overrides)
+        request = self._chat_request(
+            messages,
+            chosen,
+            stream,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            template=template,
+            options=template_options,
+        )
+        result = self._run([request], True, stream)
+        assert not isinstance(result, list)
+        return result
+
+    @overload
+    def achat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> Coroutine[Any, Any, Completion]: ...
+
+    @overload
+    def achat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> AsyncGenerator[Chunk, None]: ...
+
+    def achat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> Coroutine[Any, Any, Completion] | AsyncGenerator[Chunk, None]:
+        """`chat` for coroutines: await it, or with ``stream=True`` iterate over it.
+
+        Cancelling the task, or closing the iterator, cancels the request.
+        """
+        chosen = _params(params, overrides)
+
+        def prepare() -> _Requests:
+            request = self._chat_request(
+                messages,
+                chosen,
+                stream,
+                tools=tools,
+                add_generation_prompt=add_generation_prompt,
+                template=template,
+                options=template_options,
+            )
+            return [request], True
+
+        return self._astream(prepare) if stream else self._acomplete_one(prepare)
+
+    # From what callers pass to requests, and back
+
+    def _generate_requests(
+        self, prompt: Prompt | PromptList, params: SamplingParams, stream: bool
+    ) -> _Requests:
+        tokenizer = self._runtime.ready().model.tokenizer
+        params.check_vocab(tokenizer.vocab_size)
+        prompts, single = split_prompts(prompt)
+        requests = [
+            GenerateRequest(
+                prompt=encode_prompt(
+                    tokenizer, item, name="prompt" if single else f"prompt[{index}]"
+                ),
+                params=params,
+                stream=stream,
+                index=index,
+            )
+            for index, item in enumerate(prompts)
+        ]
+        return requests, single
+
+    def _chat_request(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        stream: bool,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        template: str | None,
+        options: Mapping[str, Any] | None,
+    ) -> GenerateRequest:
+        ready = self._runtime.ready()
+        params.check_vocab(ready.model.tokenizer.vocab_size)
+        tokens = ready.chat.encode(
+            messages,
+            template=template,
+            add_generation_prompt=add_generation_prompt,
+            tools=tools,
+            options=options,
+        )
+        return GenerateRequest(prompt=tokens, params=params, stream=stream, continues_text=False)
+
+    def _run(
+        self, requests: list[GenerateRequest], single: bool, stream: bool
+    ) -> Completion | list[Completion] | Generator[Chunk, None, None]:
+        engine = self._runtime.ready().engine
+        if stream:
+            return iter_chunks(engine, requests)
+        completions = complete(engine, requests, raise_errors=single)
+        return completions[0] if single else completions
+
+    async def _acomplete(self, prepare: Callable[[], _Requests]) -> Completion | list[Completion]:
+        # Waiting for a model that still loads, and tokenizing a long text, block: not here.
+        requests, single = await asyncio.to_thread(prepare)
+        engine = self._runtime.ready().engine
+        completions = await complete_async(engine, requests, raise_errors=single)
+        return completions[0] if single else completions
+
+    async def _acomplete_one(self, prepare: Callable[[], _Requests]) -> Completion:
+        result = await self._acomplete(prepare)
+        assert isinstance(result, Completion)
+        return result
+
+    async def _astream(self, prepare: Callable[[], _Requests]) -> AsyncGenerator[Chunk, None]:
+        requests, _ = await asyncio.to_thread(prepare)
+        chunks = aiter_chunks(self._runtime.ready().engine, requests)
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await chunks.aclose()
+
+
+def _params(params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
+    if params is not None and not isinstance(params, SamplingParams):
+        raise InvalidParameterError("params", f"must be SamplingParams, not {params!r:.60}")
+    chosen = params or SamplingParams()
+    return chosen.replace(**overrides) if overrides else chosen

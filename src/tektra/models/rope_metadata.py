@@ -1,0 +1,128 @@
+"""Reads rotary positions from GGUF metadata: the keys are the same for every architecture.
+
+It does not know what a model does with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from tektra.errors import FormatError, UnsupportedModelError
+from tektra.formats.gguf_metadata import Metadata
+from tektra.graph import RopeLayout, RopeScaling, RopeSpec
+from tektra.models.base import MAX_CONTEXT, Shapes
+
+__all__ = ["read_rope"]
+
+_SCALINGS: Final = {scaling.value: scaling for scaling in RopeScaling}
+_MIN_FACTOR, _MAX_FACTOR = 1.0 / 1024, 1.0e6
+
+
+def read_rope(
+    m: Metadata,
+    shapes: Shapes,
+    *,
+    architecture: str,
+    head_dim: int,
+    context_length: int,
+    layout: RopeLayout,
+) -> RopeSpec:
+    """The rotary positions of a model whose heads are all alike.
+
+    Keys below ``{architecture}.rope``: ``dimension_count``, ``freq_base``, ``scaling.type``,
+    ``scaling.factor`` (of old ``scale_linear``), ``scaling.original_context_length``,
+    ``scaling.attn_factor``, ``scaling.yarn_*``; and the tensor ``rope_freqs.weight``.
+
+    Raises:
+        FormatError: a value is out of range.
+        UnsupportedModelError: the scaling is unknown, or LongRoPE.
+    """
+    key = f"{architecture}.rope"
+    dim = m.int(f"{key}.dimension_count", default=head_dim, minimum=2, maximum=head_dim)
+    if dim % 2:
+        raise FormatError(
+            f"the metadata key {f'{key}.dimension_count'!r} is {dim}: elements are rotated in "
+            "pairs, so it must be even"
+            if m.has(f"{key}.dimension_count")
+            else f"heads are {dim} wide: elements are rotated in pairs, so that must be even"
+        )
+    spec = RopeSpec(
+        head_dim=head_dim,
+        dim=dim,
+        base=m.float(f"{key}.freq_base", default=10_000.0, minimum=2.0, maximum=1e15),
+        layout=layout,
+        freq_factors="rope_freqs.weight" if "rope_freqs.weight" in shapes else None,
+    )
+    return _scaled(spec, m, key, context_length)
+
+
+def _scaled(spec: RopeSpec, m: Metadata, key: str, context_length: int) -> RopeSpec:
+    """The spec with the scaling that the metadata asks for."""
+    name = m.str(f"{key}.scaling.type", default="linear")
+    scaling = _SCALINGS.get(name)
+    if scaling is None:
+        raise UnsupportedModelError(
+            f"the metadata key {f'{key}.scaling.type'!r} is {name[:64]!r}, which is not supported",
+            remedy=f"supported are: {', '.join(_SCALINGS)}",
+        )
+    # Every key is read whatever the scaling, so that a bad value is refused wherever it stands.
+    # A file without a scaling type has the linear one, by a factor that is 1 where it is absent.
+    legacy = _read_factor(m, f"{key}.scale_linear", default=1.0)
+    factor = _read_factor(m, f"{key}.scaling.factor", default=legacy)
+    attn_factor = m.float(
+        f"{key}.scaling.attn_factor", default=1.0, minimum=_MIN_FACTOR, maximum=1024.0
+    )
+    yarn = _yarn(spec, m, f"{key}.scaling", factor, attn_factor, context_length)
+    if scaling is RopeScaling.YARN:
+        return yarn
+    if scaling is RopeScaling.NONE or factor == 1.0:
+        return replace(spec, attention_factor=attn_factor)
+    return replace(spec, scaling=scaling, factor=factor, attention_factor=attn_factor)
+
+
+def _yarn(
+    spec: RopeSpec,
+    m: Metadata,
+    key: str,
+    factor: float,
+    attn_factor: float,
+    context_length: int,
+) -> RopeSpec:
+    for refused, neutral in (("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)):
+        value = m.float(f"{key}.{refused}", default=neutral)
+        if value != neutral:
+            raise UnsupportedModelError(
+                f"the metadata key {f'{key}.{refused}'!r} is {value}: only {neutral} is supported"
+            )
+    beta_fast = m.float(f"{key}.yarn_beta_fast", default=32.0, minimum=1e-3, maximum=1e6)
+    yarn = replace(
+        spec,
+        scaling=RopeScaling.YARN,
+        factor=factor,
+        original_context=m.int(
+            f"{key}.original_context_length",
+            default=context_length,
+            minimum=1,
+            maximum=MAX_CONTEXT,
+        ),
+        beta_fast=beta_fast,
+        beta_slow=m.float(
+            f"{key}.yarn_beta_slow", default=min(1.0, beta_fast), minimum=1e-3, maximum=beta_fast
+        ),
+    )
+    # yarn_attn_factor stands for the whole magnitude, attn_factor multiplies whatever it is.
+    magnitude = m.float(
+        f"{key}.yarn_attn_factor", default=yarn.magnitude, minimum=_MIN_FACTOR, maximum=1024.0
+    )
+    return replace(yarn, attention_factor=attn_factor * magnitude)
+
+
+def _read_factor(m: Metadata, key: str, default: float) -> float:
+    """A scaling factor; zero is how some writers say that there is no scaling."""
+    factor = m.float(key, default=default, minimum=0.0, maximum=_MAX_FACTOR)
+    if factor == 0.0:
+        return 1.0
+    if factor < _MIN_FACTOR:
+        raise FormatError(f"the metadata key {key!r} is {factor}; it must be {_MIN_FACTOR} or more")
+    return factor

@@ -1,0 +1,123 @@
+"""Each op written down once more, in float64 and straight from its definition.
+
+Shares nothing with the backends: rotations are complex products, attention loops over rows and
+heads and knows no pages.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tektra.graph import Activation, AttentionSpec, RopeLayout, RopeSpec
+
+__all__ = ["activation", "attention_row", "layer_norm", "rms_norm", "rope"]
+
+F64 = NDArray[np.float64]
+
+
+def rms_norm(x: F64, weight: F64, eps: float) -> F64:
+    """Over groups as wide as the weight."""
+    out = np.empty_like(x)
+    group = len(weight)
+    for row in range(x.shape[0]):
+        for start in range(0, x.shape[1], group):
+            part = x[row, start : start + group]
+            out[row, start : start + group] = (
+                part / math.sqrt(float(part @ part) / group + eps) * weight
+            )
+    return out
+
+
+def layer_norm(x: F64, weight: F64, bias: F64 | None, eps: float) -> F64:
+    out = np.empty_like(x)
+    for i, row in enumerate(x):
+        out[i] = (row - np.mean(row)) / math.sqrt(float(np.var(row)) + eps) * weight
+    return out if bias is None else out + bias
+
+
+def rope(x: F64, positions: NDArray[np.int32], spec: RopeSpec, factors: F64 | None) -> F64:
+    """Pairs as complex numbers, turned by position * frequency."""
+    pairs = spec.dim // 2
+    frequencies = [spec.base ** (-2 * i / spec.dim) for i in range(pairs)]
+    if factors is not None:
+        frequencies = [f / float(factor) for f, factor in zip(frequencies, factors, strict=True)]
+    if spec.scaling.value == "linear":
+        frequencies = [f / spec.factor for f in frequencies]
+    magnitude = 1.0
+    if spec.scaling.value == "yarn":
+        frequencies = [f * _yarn(i, spec) for i, f in enumerate(frequencies)]
+        magnitude = 0.1 * math.log(spec.factor) + 1
+    magnitude = magnitude if spec.attention_factor is None else spec.attention_factor
+    out = x.copy()
+    for row, position in enumerate(positions):
+        for head in range(0, x.shape[1], spec.head_dim):
+            for i, f in enumerate(frequencies):
+                if spec.layout is RopeLayout.INTERLEAVED:
+                    a, b = head + 2 * i, head + 2 * i + 1
+                else:
+                    a, b = head + i, head + i + pairs
+                angle = int(position) * f
+                turned = complex(x[row, a], x[row, b]) * magnitude
+                turned *= complex(math.cos(angle), math.sin(angle))
+                out[row, a], out[row, b] = turned.real, turned.imag
+    return out
+
+
+def _yarn(pair: int, spec: RopeSpec) -> float:
+    """YaRN's factor on the frequency of a pair (https://arxiv.org/abs/2309.00071, eq. 23)."""
+
+    def pair_with(rotations: float) -> float:
+        """The pair that turns so many times over the original context."""
+        wavelength = spec.original_context / rotations
+        return spec.dim / 2 * math.log(wavelength / (2 * math.pi)) / math.log(spec.base)
+
+    low = max(0, math.floor(pair_with(spec.beta_fast)))
+    high = min(spec.dim - 1, math.ceil(pair_with(spec.beta_slow)))
+    ramp = min(1.0, max(0.0, (pair - low) / max(0.001, high - low)))
+    return ramp / spec.factor + (1 - ramp)
+
+
+def attention_row(
+    q: F64, keys: F64, values: F64, slot: int, spec: AttentionSpec, sinks: F64 | None
+) -> F64:
+    """One row: q [heads, head_dim], keys and values [positions, kv heads, dim] as the cache has
+    them -> [heads * value_dim]."""
+    out = []
+    for head in range(spec.num_heads):
+        kv = head // (spec.num_heads // spec.num_kv_heads)
+        seen = [
+            j
+            for j in range(len(keys))
+            if (j <= slot or not spec.causal) and (spec.window is None or slot - j < spec.window)
+        ]
+        scores = [float(q[head] @ keys[j, kv]) * spec.score_scale for j in seen]
+        if spec.softcap is not None:
+            scores = [spec.softcap * math.tanh(score / spec.softcap) for score in scores]
+        sink = [] if sinks is None else [float(sinks[head])]
+        top = max([*scores, *sink])
+        weights = [math.exp(score - top) for score in scores]
+        total = sum(weights) + sum(math.exp(score - top) for score in sink)
+        out.append(sum(w / total * values[j, kv] for w, j in zip(weights, seen, strict=True)))
+    return np.concatenate(out)
+
+
+def activation(function: Activation, x: F64) -> F64:
+    def sigmoid(v: float) -> float:
+        return 1 / (1 + math.exp(-v)) if v >= 0 else math.exp(v) / (1 + math.exp(v))
+
+    def one(v: float) -> float:
+        return {
+            Activation.SILU: lambda: v * sigmoid(v),
+            Activation.GELU: lambda: v * 0.5 * math.erfc(-v / math.sqrt(2)),
+            Activation.GELU_TANH: lambda: (
+                0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
+            ),
+            Activation.RELU: lambda: max(v, 0.0),
+            Activation.SIGMOID: lambda: sigmoid(v),
+            Activation.TANH: lambda: math.tanh(v),
+        }[function]()
+
+    return np.array([[one(float(v)) for v in row] for row in x])

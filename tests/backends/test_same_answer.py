@@ -1,0 +1,148 @@
+"""The same answer: logits of a text are equal to the bit however it is computed.
+
+Alone or in a batch, its prompt in any chunks, with any number of threads, in whichever blocks.
+Held by every backend but the reference, whose products are BLAS's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.backends.memory_weights import MemoryWeights
+from tests.backends.steps import Piece, make_step, num_blocks, run_text
+from tests.backends.tolerances import WEIGHT_TYPES
+from tests.goldens.seeded_model import Variant, gguf_metadata, gguf_weights
+
+from tektra.backends.base import Backend, CompileOptions, Executable
+from tektra.formats.ggml_types import GGMLType
+from tektra.formats.tensor_info import TensorInfo
+from tektra.graph import Graph
+from tektra.models.base import draw
+
+VOCABULARY = 96
+MODEL = Variant(
+    name="same-answer",
+    architecture="llama",
+    hidden=256,
+    ffn=512,
+    heads=4,
+    kv_heads=2,
+    vocab=VOCABULARY,
+    context=512,
+)
+TYPES = [type.name for type in WEIGHT_TYPES]
+LENGTH = 150
+ROWS = (0, 31, 32, 63, 64, 100, 148, 149)
+NUM_KV_BLOCKS = 24
+
+
+def model(type: GGMLType) -> tuple[Graph, MemoryWeights]:
+    """A two-layer model all of whose matrices are of one type."""
+    rng = np.random.default_rng(int(type))
+    weights = MemoryWeights()
+    for name, array in gguf_weights(MODEL).items():
+        if array.ndim == 2:
+            weights.add_random(name, array.shape, type, rng)
+        else:
+            weights.add(name, array)
+    tensors: dict[str, TensorInfo] = dict(weights.tensors)
+    return draw(gguf_metadata(MODEL), tensors).graph, weights
+
+
+Compile = Callable[[int], Executable]
+
+
+@pytest.fixture(params=TYPES)
+def compiled(request: pytest.FixtureRequest, other_backend: Backend) -> Iterator[Compile]:
+    """Compiles the model for a number of threads."""
+    graph, weights = model(GGMLType[request.param])
+    made: list[Executable] = []
+
+    def compile(num_threads: int) -> Executable:
+        options = CompileOptions(
+            num_threads=num_threads, max_rows=256, max_outputs=16, num_kv_blocks=NUM_KV_BLOCKS
+        )
+        made.append(other_backend.compile(graph, weights, options))
+        return made[-1]
+
+    yield compile
+    for executable in made:
+        executable.close()
+
+
+@pytest.fixture
+def text() -> list[int]:
+    ids: list[int] = np.random.default_rng(7).integers(0, VOCABULARY, LENGTH).tolist()
+    return ids
+
+
+def equal(a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
+    assert np.isfinite(a).all()
+    np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32))
+
+
+def test_threads(compiled: Compile, text: list[int]) -> None:
+    for chunk in (LENGTH, 1):
+        equal(
+            run_text(compiled(1), text, ROWS, chunk=chunk),
+            run_text(compiled(2), text, ROWS, chunk=chunk),
+        )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_chunks(compiled: Compile, text: list[int], threads: int) -> None:
+    executable = compiled(threads)
+    whole = run_text(executable, text, ROWS)
+    for chunk in (1, 7, 64):
+        equal(run_text(executable, text, ROWS, chunk=chunk), whole)
+
+
+def test_scrambled_blocks(compiled: Compile, text: list[int]) -> None:
+    executable = compiled(2)
+    blocks = np.random.default_rng(3).permutation(NUM_KV_BLOCKS).tolist()
+    equal(
+        run_text(executable, text, ROWS, blocks=blocks[: num_blocks(LENGTH)]),
+        run_text(executable, text, ROWS),
+    )
+
+
+def test_stale_cache(compiled: Compile, text: list[int]) -> None:
+    """What another text left in the blocks does not show."""
+    executable = compiled(2)
+    first = run_text(executable, text, ROWS)
+    run_text(executable, text[::-1], ROWS)
+    equal(run_text(executable, text, ROWS), first)
+
+
+def test_among_others(compiled: Compile, text: list[int]) -> None:
+    """The text is fed in pieces while other sequences come, decode and go."""
+    executable = compiled(2)
+    alone = run_text(executable, text, ROWS)
+    rng = np.random.default_rng(11)
+    free = rng.permutation(NUM_KV_BLOCKS).tolist()
+    mine = [free.pop() for _ in range(num_blocks(LENGTH))]
+    others = [[free.pop() for _ in range(3)] for _ in range(4)]
+    lengths = [0, 0, 0, 0]
+    results: dict[int, NDArray[np.float32]] = {}
+    start = 0
+    for size in (1, 30, 5, 28, 40, 45, 1):
+        wanted = [row for row in ROWS if start <= row < start + size]
+        own = Piece(text[start : start + size], mine, start, [row - start for row in wanted])
+        pieces = []
+        for i, blocks in enumerate(others):
+            new = int(rng.integers(0, 20))
+            if new:
+                ids = rng.integers(0, VOCABULARY, new).tolist()
+                pieces.append(Piece(ids, blocks, lengths[i], [new - 1]))
+                lengths[i] = (lengths[i] + new) if lengths[i] + new < 70 else 0
+        at = int(rng.integers(0, len(pieces) + 1))
+        before = sum(len(piece.outputs) for piece in pieces[:at])
+        pieces.insert(at, own)
+        out = executable.run(make_step(pieces))[before : before + len(wanted)].copy()
+        results.update(zip(wanted, out, strict=True))
+        start += size
+    assert start == LENGTH
+    equal(np.stack([results[row] for row in ROWS]), alone)
