@@ -84,4 +84,3 @@ class NativeSampler:
         mask: NDArray[np.uint32] | None = None,
         suppressed: Sequence[int] = (),
     ) -> Sampled: ...
-
