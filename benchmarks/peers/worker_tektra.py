@@ -26,8 +26,7 @@ def main() -> None:
             num_threads=threads, max_rows=MAX_ROWS, max_outputs=8, num_kv_blocks=blocks
         )
         executable = select_backend("cpu").compile(model.graph, file, options)
-    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, context)
-    tokens = tokens.astype(np.int32)
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, context, dtype=np.int32)
 
     def run(first: int, past: int, count: int) -> None:
         used = -(-(past + count) // KV_BLOCK_SIZE)
