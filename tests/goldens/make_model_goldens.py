@@ -74,6 +74,7 @@ def main() -> None:
     OUT.parent.mkdir(exist_ok=True)
     np.savez_compressed(
         OUT,
+        allow_pickle=False,
         versions=np.array(
             [f"torch {torch.__version__}", f"transformers {transformers.__version__}"]
         ),

@@ -102,7 +102,7 @@ def main() -> None:
     }
     stored["rope positions"] = np.array(POSITIONS, np.int32)
     OUT.parent.mkdir(exist_ok=True)
-    np.savez_compressed(OUT, **stored)
+    np.savez_compressed(OUT, allow_pickle=False, **stored)
     print(OUT, OUT.stat().st_size, "bytes")
 
 
