@@ -31,7 +31,10 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            # what is still buffered must fail here, where it can be explained, not at exit
+            sys.stdout.flush()
+            return result
         except CancelledError:
             raise typer.Exit(130) from None
         except TektraError as error:
