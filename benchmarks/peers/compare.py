@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -31,7 +32,16 @@ def peer_python() -> Path:
     if not python.exists():
         print(f"building {PEER} in {folder}, once", file=sys.stderr)
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", PEER], check=True)
+        environment = dict(os.environ)
+        if "amx_int8" in cpu_info():
+            # built for AMX, this release dies with a segmentation fault on virtual machines that
+            # do not let it use the tiles; without, it has all of AVX-512 and its own repacking
+            environment["CMAKE_ARGS"] = (
+                "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON "
+                "-DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON"
+            )
+        install = [python, "-m", "pip", "install", "-q", "--no-cache-dir", PEER]
+        subprocess.run(install, check=True, env=environment)
     return python
 
 
@@ -98,13 +108,17 @@ def main() -> None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
+def cpu_info() -> str:
+    """What Linux says of the processor; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    return info.read_text() if info.exists() else ""
+
+
 def processor() -> str:
     """Name of the processor."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    for line in cpu_info().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor()
 
 

@@ -1,7 +1,6 @@
 """Runs pieces of work on llama.cpp and prints how long each took. Started by compare.py.
 
-Uses the C API through llama-cpp-python, so that neither tokenizer nor sampler is timed. AMX
-buffers are off: they crash on some virtual machines, and what is compared is AVX.
+Uses the C API through llama-cpp-python, so that neither tokenizer nor sampler is timed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ def main() -> None:
     llama_cpp.llama_backend_init()
     model_params = llama_cpp.llama_model_default_params()
     model_params.n_gpu_layers = 0
-    model_params.use_extra_bufts = False
     model = llama_cpp.llama_model_load_from_file(path.encode(), model_params)
     params = llama_cpp.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch = context, 2048, 512
