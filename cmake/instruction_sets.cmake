@@ -5,9 +5,11 @@
 #
 # `name` is the folder native/kernels/<name>/, and TEKTRA_HAVE_<NAME>=1 for the core where the set
 # was built. A set without a folder, or whose flags the compiler does not know, is left out.
+# The warnings that AVX-512 turns off are false ones of GCC 12 inside its own headers.
 # Which of the built sets runs is decided at load time, from the machine: never here.
 set(TEKTRA_INSTRUCTION_SETS
     "avx2 | x86_64 | -mavx2 -mfma -mf16c | /arch:AVX2"
+    "avx512vnni | x86_64 | -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -Wno-uninitialized -Wno-maybe-uninitialized | /arch:AVX512"
 )
 
 # Sets `out` to the architecture that is compiled for: x86_64, arm64, or the name CMake has for it.

@@ -13,6 +13,7 @@ struct CpuFeature {
 // All features that are looked at on this architecture.
 size_t cpu_features(const CpuFeature** features);
 
-bool cpu_has_avx2();  // AVX2, FMA and F16C, as the avx2 kernels are compiled with
+bool cpu_has_avx2();        // AVX2, FMA and F16C, as the avx2 kernels are compiled with
+bool cpu_has_avx512vnni();  // that, and AVX-512 F, BW, VL and VNNI
 
 }  // namespace tektra

@@ -130,6 +130,9 @@ void fill(KernelTable& table);
 namespace avx2 {
 void fill(KernelTable& table);
 }
+namespace avx512vnni {
+void fill(KernelTable& table);
+}
 
 // The table for `isa` ("scalar", "avx2", ...), or the best this machine runs where it is empty.
 // Throws std::invalid_argument for a name that was not compiled or that the machine lacks.

@@ -21,6 +21,23 @@ struct ExpMoments {
     double first;  // sum of w * x
 };
 
+inline constexpr int kNumValueBuckets = 256;
+
+// Buckets of values, best first. Bucket 0 is all above `top`, the last one all that is far below.
+// The bucket of a value is min(max((top - value) * per_value, -1), kNumValueBuckets - 2) + 1 in
+// float32, rounded down; `top` is finite, `per_value` positive and finite.
+struct ValueBuckets {
+    float top;
+    float per_value;
+};
+
+// Sums of two weights in each bucket: of the values i % 4 == t in table t, in order.
+// More than one table, because neighbours often share a bucket and would wait for each other.
+inline constexpr std::size_t kBucketTables = 4;
+struct BucketSums {
+    alignas(64) double of[kBucketTables][kNumValueBuckets][2];
+};
+
 // Where exp starts to return 0: below it, 2^n would soon leave the normal numbers.
 inline constexpr float kLowestExponent = -86.0f;
 
@@ -49,6 +66,17 @@ struct SamplingKernels {
     // Writes up to kCollectSlack elements beyond them.
     std::size_t (*collect)(const float* values, std::size_t n, float low, std::uint32_t first_id,
                            float* out_values, std::uint32_t* out_ids);
+
+    // Writes the bucket of each value and adds to its sums: to the second w by `scale`, to the
+    // first w by scale 1, or by `scale` where not `both`. Returns the sum of (the first * x), for
+    // which the scale is 1, where `has_moment`, else 0.
+    double (*bucket_sums)(const float* values, std::size_t n, ValueBuckets buckets, float best,
+                          float scale, bool both, bool has_moment, std::uint8_t* numbers,
+                          BucketSums& sums);
+
+    // The places of the numbers from `first` to `last`, in order. Returns how many.
+    std::size_t (*find_numbers)(const std::uint8_t* numbers, std::size_t n, std::uint8_t first,
+                                std::uint8_t last, std::uint32_t* out);
 };
 
 namespace scalar {

@@ -6,16 +6,18 @@
 namespace tektra::avx2 {
 namespace {
 
+constexpr int kLanes = 8;
+
 struct F32 {
-    using Packed = PackedF32;
+    using Packed = PackedFloat<kLanes, float>;
     static inline __m256 load(const Packed& p) { return _mm256_loadu_ps(p.w); }
 };
 struct F16 {
-    using Packed = PackedF16;
+    using Packed = PackedFloat<kLanes, half_t>;
     static inline __m256 load(const Packed& p) { return load_half(p.w); }
 };
 struct BF16 {
-    using Packed = PackedBF16;
+    using Packed = PackedFloat<kLanes, uint16_t>;
     static inline __m256 load(const Packed& p) {
         const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p.w));
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));

@@ -11,6 +11,7 @@ namespace {
 
 constexpr size_t kSub = 32;
 constexpr size_t kHalf = 16;
+constexpr int kLanes = 8;
 
 // 32 elements of one row, as the dot product wants them: w = scale[half] * q + min[half].
 struct Sub {
@@ -20,14 +21,14 @@ struct Sub {
 };
 
 // q of register r = e / 4, byte 4 * lane + e % 4
-inline int nibble(const Nibbles& q, size_t e, size_t lane) {
-    return q[32 * (e / 4 % 4) + 4 * lane + e % 4] >> (e < 16 ? 0 : 4) & 15;
+inline int nibble(const Nibbles<kLanes>& q, size_t e, size_t lane) {
+    return q[e / 4 % 4][4 * lane + e % 4] >> (e < 16 ? 0 : 4) & 15;
 }
-inline int bit(const Bits& bits, size_t e, size_t lane) {
+inline int bit(const Bits<kLanes>& bits, size_t e, size_t lane) {
     return bits[4 * lane + e % 4] >> e / 4 & 1;
 }
-inline int pair(const BitPairs& pairs, size_t e, size_t lane) {
-    return pairs[32 * (e / 16) + 4 * lane + e % 4] >> 2 * (e / 4 % 4) & 3;
+inline int pair(const BitPairs<kLanes>& pairs, size_t e, size_t lane) {
+    return pairs[e / 16][4 * lane + e % 4] >> 2 * (e / 4 % 4) & 3;
 }
 
 inline void both(Sub& sub, float scale, float min) {
@@ -35,34 +36,34 @@ inline void both(Sub& sub, float scale, float min) {
     sub.min[0] = sub.min[1] = min;
 }
 
-void load(const PackedQ4_0& p, size_t, size_t lane, Sub& sub) {
+void load(const PackedQ4_0<kLanes>& p, size_t, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane);
     const float d = half_to_float(p.d[lane]);
     both(sub, d, -8.0f * d);
 }
 
-void load(const PackedQ4_1& p, size_t, size_t lane, Sub& sub) {
+void load(const PackedQ4_1<kLanes>& p, size_t, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane);
     both(sub, half_to_float(p.d[lane]), half_to_float(p.m[lane]));
 }
 
-void load(const PackedQ5_0& p, size_t, size_t lane, Sub& sub) {
+void load(const PackedQ5_0<kLanes>& p, size_t, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane) | bit(p.high, e, lane) << 4;
     const float d = half_to_float(p.d[lane]);
     both(sub, d, -16.0f * d);
 }
 
-void load(const PackedQ5_1& p, size_t, size_t lane, Sub& sub) {
+void load(const PackedQ5_1<kLanes>& p, size_t, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane) | bit(p.high, e, lane) << 4;
     both(sub, half_to_float(p.d[lane]), half_to_float(p.m[lane]));
 }
 
-void load(const PackedQ8_0& p, size_t, size_t lane, Sub& sub) {
+void load(const PackedQ8_0<kLanes>& p, size_t, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) sub.q[e] = p.q[e / 4][4 * lane + e % 4];
     both(sub, half_to_float(p.d[lane]), 0.0f);
 }
 
-void load(const PackedQ2_K& p, size_t s, size_t lane, Sub& sub) {
+void load(const PackedQ2_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) sub.q[e] = pair(p.q[s], e, lane);
     const float d = half_to_float(p.d[lane]), dmin = half_to_float(p.dmin[lane]);
     for (size_t h = 0; h < 2; ++h) {
@@ -71,7 +72,7 @@ void load(const PackedQ2_K& p, size_t s, size_t lane, Sub& sub) {
     }
 }
 
-void load(const PackedQ3_K& p, size_t s, size_t lane, Sub& sub) {
+void load(const PackedQ3_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) {
         sub.q[e] = pair(p.q[s], e, lane) | bit(p.high[s], e, lane) << 2;
     }
@@ -81,13 +82,13 @@ void load(const PackedQ3_K& p, size_t s, size_t lane, Sub& sub) {
     }
 }
 
-void load(const PackedQ4_K& p, size_t s, size_t lane, Sub& sub) {
+void load(const PackedQ4_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q[s], e, lane);
     both(sub, half_to_float(p.d[lane]) * static_cast<float>(p.scale[s][lane]),
          -half_to_float(p.dmin[lane]) * static_cast<float>(p.min[s][lane]));
 }
 
-void load(const PackedQ5_K& p, size_t s, size_t lane, Sub& sub) {
+void load(const PackedQ5_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) {
         sub.q[e] = nibble(p.q[s], e, lane) | bit(p.high[s], e, lane) << 4;
     }
@@ -95,7 +96,7 @@ void load(const PackedQ5_K& p, size_t s, size_t lane, Sub& sub) {
          -half_to_float(p.dmin[lane]) * static_cast<float>(p.min[s][lane]));
 }
 
-void load(const PackedQ6_K& p, size_t s, size_t lane, Sub& sub) {
+void load(const PackedQ6_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
     for (size_t e = 0; e < kSub; ++e) {
         sub.q[e] = nibble(p.q[s], e, lane) | pair(p.high[s], e, lane) << 4;
     }
@@ -184,23 +185,23 @@ void linear_float(const LinearTask& t) {
 }  // namespace
 
 void fill_linear(KernelTable& table) {
-    fill_packing(table);
+    fill_packing<kLanes>(table);
     auto run = [&](WeightType type, void (*kernel)(const LinearTask&)) {
         table.linear[static_cast<int>(type)].run = kernel;
     };
-    run(WeightType::F32, linear_float<PackedF32, same>);
-    run(WeightType::F16, linear_float<PackedF16, half_to_float>);
-    run(WeightType::BF16, linear_float<PackedBF16, bfloat_to_float>);
-    run(WeightType::Q4_0, linear<PackedQ4_0, kLegacyWidth>);
-    run(WeightType::Q4_1, linear<PackedQ4_1, kLegacyWidth>);
-    run(WeightType::Q5_0, linear<PackedQ5_0, kLegacyWidth>);
-    run(WeightType::Q5_1, linear<PackedQ5_1, kLegacyWidth>);
-    run(WeightType::Q8_0, linear<PackedQ8_0, kLegacyWidth>);
-    run(WeightType::Q2_K, linear<PackedQ2_K, kSuperWidth>);
-    run(WeightType::Q3_K, linear<PackedQ3_K, kSuperWidth>);
-    run(WeightType::Q4_K, linear<PackedQ4_K, kSuperWidth>);
-    run(WeightType::Q5_K, linear<PackedQ5_K, kSuperWidth>);
-    run(WeightType::Q6_K, linear<PackedQ6_K, kSuperWidth>);
+    run(WeightType::F32, linear_float<PackedFloat<kLanes, float>, same>);
+    run(WeightType::F16, linear_float<PackedFloat<kLanes, half_t>, half_to_float>);
+    run(WeightType::BF16, linear_float<PackedFloat<kLanes, uint16_t>, bfloat_to_float>);
+    run(WeightType::Q4_0, linear<PackedQ4_0<kLanes>, kLegacyWidth>);
+    run(WeightType::Q4_1, linear<PackedQ4_1<kLanes>, kLegacyWidth>);
+    run(WeightType::Q5_0, linear<PackedQ5_0<kLanes>, kLegacyWidth>);
+    run(WeightType::Q5_1, linear<PackedQ5_1<kLanes>, kLegacyWidth>);
+    run(WeightType::Q8_0, linear<PackedQ8_0<kLanes>, kLegacyWidth>);
+    run(WeightType::Q2_K, linear<PackedQ2_K<kLanes>, kSuperWidth>);
+    run(WeightType::Q3_K, linear<PackedQ3_K<kLanes>, kSuperWidth>);
+    run(WeightType::Q4_K, linear<PackedQ4_K<kLanes>, kSuperWidth>);
+    run(WeightType::Q5_K, linear<PackedQ5_K<kLanes>, kSuperWidth>);
+    run(WeightType::Q6_K, linear<PackedQ6_K<kLanes>, kSuperWidth>);
 }
 
 }  // namespace tektra::scalar

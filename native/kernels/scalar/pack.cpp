@@ -1,4 +1,4 @@
-// From the blocks of the file to groups of eight interleaved rows, and back to floats.
+// From the blocks of the file to groups of interleaved rows, and back to floats.
 // Each format says three things: what the integers of 32 elements are, how they are stored in a
 // packed block, and where its scales go.
 #include "pack.h"
@@ -12,9 +12,10 @@ namespace {
 
 constexpr size_t kSub = 32;  // elements that are packed together
 
-// Unsigned integers of 32 elements of eight rows: [element][row]
+// Unsigned integers of 32 elements of all rows of a group: [element][row]
+template <int L>
 struct Quants {
-    uint8_t at[kSub][kLanes];
+    uint8_t at[kSub][L];
 };
 
 // Byte of `element` (0..31) and `lane` inside its register, and the register's number.
@@ -25,50 +26,56 @@ inline size_t register_of(size_t element) {
     return element / 4;
 }
 
-void put_nibbles(const Quants& quants, Nibbles& out) {
-    std::memset(out, 0, sizeof(Nibbles));
+template <int L>
+void put_nibbles(const Quants<L>& quants, Nibbles<L>& out) {
+    std::memset(out, 0, sizeof out);
     for (size_t e = 0; e < kSub; ++e) {
         const size_t r = register_of(e);
-        for (size_t lane = 0; lane < kLanes; ++lane) {
-            out[32 * (r % 4) + byte_of(e, lane)] |=
+        for (size_t lane = 0; lane < L; ++lane) {
+            out[r % 4][byte_of(e, lane)] |=
                 static_cast<uint8_t>((quants.at[e][lane] & 15) << (r < 4 ? 0 : 4));
         }
     }
 }
 
-inline int get_nibble(const Nibbles& q, size_t e, size_t lane) {
+template <int L>
+inline int get_nibble(const Nibbles<L>& q, size_t e, size_t lane) {
     const size_t r = register_of(e);
-    return q[32 * (r % 4) + byte_of(e, lane)] >> (r < 4 ? 0 : 4) & 15;
+    return q[r % 4][byte_of(e, lane)] >> (r < 4 ? 0 : 4) & 15;
 }
 
-void put_bits(const Quants& quants, int shift, Bits& out) {
-    std::memset(out, 0, sizeof(Bits));
+template <int L>
+void put_bits(const Quants<L>& quants, int shift, Bits<L>& out) {
+    std::memset(out, 0, sizeof out);
     for (size_t e = 0; e < kSub; ++e) {
-        for (size_t lane = 0; lane < kLanes; ++lane) {
+        for (size_t lane = 0; lane < L; ++lane) {
             out[byte_of(e, lane)] |=
                 static_cast<uint8_t>((quants.at[e][lane] >> shift & 1) << register_of(e));
         }
     }
 }
 
-inline int get_bit(const Bits& bits, size_t e, size_t lane) {
+template <int L>
+inline int get_bit(const Bits<L>& bits, size_t e, size_t lane) {
     return bits[byte_of(e, lane)] >> register_of(e) & 1;
 }
 
-void put_pairs(const Quants& quants, int shift, BitPairs& out) {
-    std::memset(out, 0, sizeof(BitPairs));
+template <int L>
+void put_pairs(const Quants<L>& quants, int shift, BitPairs<L>& out) {
+    std::memset(out, 0, sizeof out);
     for (size_t e = 0; e < kSub; ++e) {
         const size_t r = register_of(e);
-        for (size_t lane = 0; lane < kLanes; ++lane) {
-            out[32 * (r / 4) + byte_of(e, lane)] |=
+        for (size_t lane = 0; lane < L; ++lane) {
+            out[r / 4][byte_of(e, lane)] |=
                 static_cast<uint8_t>((quants.at[e][lane] >> shift & 3) << 2 * (r % 4));
         }
     }
 }
 
-inline int get_pair(const BitPairs& pairs, size_t e, size_t lane) {
+template <int L>
+inline int get_pair(const BitPairs<L>& pairs, size_t e, size_t lane) {
     const size_t r = register_of(e);
-    return pairs[32 * (r / 4) + byte_of(e, lane)] >> 2 * (r % 4) & 3;
+    return pairs[r / 4][byte_of(e, lane)] >> 2 * (r % 4) & 3;
 }
 
 // Six-bit scale and min of sub-block s (0..7) of Q4_K and Q5_K.
@@ -89,55 +96,59 @@ inline int fifth_bit(const uint8_t* high, size_t e) {
 // One struct a format: Source and Packed blocks, `quant(source, e)` = the unsigned integer of
 // element e, `scales(source, lane, packed)`, `put(quants, sub, packed)`, `value(packed, e, lane)`.
 
+template <int L>
 struct Q4_0 {
     using Source = BlockQ4_0;
-    using Packed = PackedQ4_0;
+    using Packed = PackedQ4_0<L>;
     static constexpr size_t kWidth = kLegacyWidth;
     static int quant(const Source& s, size_t e) { return s.q[e % 16] >> (e < 16 ? 0 : 4) & 15; }
     static void scales(const Source& s, size_t lane, Packed& p) { p.d[lane] = s.d; }
-    static void put(const Quants& q, size_t, Packed& p) { put_nibbles(q, p.q); }
+    static void put(const Quants<L>& q, size_t, Packed& p) { put_nibbles<L>(q, p.q); }
     static float value(const Packed& p, size_t e, size_t lane) {
-        return half_to_float(p.d[lane]) * static_cast<float>(get_nibble(p.q, e, lane) - 8);
+        return half_to_float(p.d[lane]) * static_cast<float>(get_nibble<L>(p.q, e, lane) - 8);
     }
 };
 
+template <int L>
 struct Q4_1 {
     using Source = BlockQ4_1;
-    using Packed = PackedQ4_1;
+    using Packed = PackedQ4_1<L>;
     static constexpr size_t kWidth = kLegacyWidth;
     static int quant(const Source& s, size_t e) { return s.q[e % 16] >> (e < 16 ? 0 : 4) & 15; }
     static void scales(const Source& s, size_t lane, Packed& p) {
         p.d[lane] = s.d;
         p.m[lane] = s.m;
     }
-    static void put(const Quants& q, size_t, Packed& p) { put_nibbles(q, p.q); }
+    static void put(const Quants<L>& q, size_t, Packed& p) { put_nibbles<L>(q, p.q); }
     static float value(const Packed& p, size_t e, size_t lane) {
-        return half_to_float(p.d[lane]) * static_cast<float>(get_nibble(p.q, e, lane)) +
+        return half_to_float(p.d[lane]) * static_cast<float>(get_nibble<L>(p.q, e, lane)) +
                half_to_float(p.m[lane]);
     }
 };
 
+template <int L>
 struct Q5_0 {
     using Source = BlockQ5_0;
-    using Packed = PackedQ5_0;
+    using Packed = PackedQ5_0<L>;
     static constexpr size_t kWidth = kLegacyWidth;
     static int quant(const Source& s, size_t e) {
         return (s.q[e % 16] >> (e < 16 ? 0 : 4) & 15) | fifth_bit(s.high, e) << 4;
     }
     static void scales(const Source& s, size_t lane, Packed& p) { p.d[lane] = s.d; }
-    static void put(const Quants& q, size_t, Packed& p) {
-        put_nibbles(q, p.q);
-        put_bits(q, 4, p.high);
+    static void put(const Quants<L>& q, size_t, Packed& p) {
+        put_nibbles<L>(q, p.q);
+        put_bits<L>(q, 4, p.high);
     }
     static float value(const Packed& p, size_t e, size_t lane) {
-        const int q = get_nibble(p.q, e, lane) | get_bit(p.high, e, lane) << 4;
+        const int q = get_nibble<L>(p.q, e, lane) | get_bit<L>(p.high, e, lane) << 4;
         return half_to_float(p.d[lane]) * static_cast<float>(q - 16);
     }
 };
 
+template <int L>
 struct Q5_1 {
     using Source = BlockQ5_1;
-    using Packed = PackedQ5_1;
+    using Packed = PackedQ5_1<L>;
     static constexpr size_t kWidth = kLegacyWidth;
     static int quant(const Source& s, size_t e) {
         return (s.q[e % 16] >> (e < 16 ? 0 : 4) & 15) | fifth_bit(s.high, e) << 4;
@@ -146,25 +157,26 @@ struct Q5_1 {
         p.d[lane] = s.d;
         p.m[lane] = s.m;
     }
-    static void put(const Quants& q, size_t, Packed& p) {
-        put_nibbles(q, p.q);
-        put_bits(q, 4, p.high);
+    static void put(const Quants<L>& q, size_t, Packed& p) {
+        put_nibbles<L>(q, p.q);
+        put_bits<L>(q, 4, p.high);
     }
     static float value(const Packed& p, size_t e, size_t lane) {
-        const int q = get_nibble(p.q, e, lane) | get_bit(p.high, e, lane) << 4;
+        const int q = get_nibble<L>(p.q, e, lane) | get_bit<L>(p.high, e, lane) << 4;
         return half_to_float(p.d[lane]) * static_cast<float>(q) + half_to_float(p.m[lane]);
     }
 };
 
+template <int L>
 struct Q8_0 {
     using Source = BlockQ8_0;
-    using Packed = PackedQ8_0;
+    using Packed = PackedQ8_0<L>;
     static constexpr size_t kWidth = kLegacyWidth;
     static int quant(const Source& s, size_t e) { return static_cast<uint8_t>(s.q[e]); }
     static void scales(const Source& s, size_t lane, Packed& p) { p.d[lane] = s.d; }
-    static void put(const Quants& q, size_t, Packed& p) {
+    static void put(const Quants<L>& q, size_t, Packed& p) {
         for (size_t e = 0; e < kSub; ++e) {
-            for (size_t lane = 0; lane < kLanes; ++lane) {
+            for (size_t lane = 0; lane < L; ++lane) {
                 p.q[register_of(e)][byte_of(e, lane)] = static_cast<int8_t>(q.at[e][lane]);
             }
         }
@@ -178,9 +190,10 @@ inline int two_bits(const uint8_t* q, size_t e) {
     return q[32 * (e / 128) + e % 32] >> 2 * (e % 128 / 32) & 3;
 }
 
+template <int L>
 struct Q2_K {
     using Source = BlockQ2_K;
-    using Packed = PackedQ2_K;
+    using Packed = PackedQ2_K<L>;
     static constexpr size_t kWidth = kSuperWidth;
     static int quant(const Source& s, size_t e) { return two_bits(s.q, e); }
     static void scales(const Source& s, size_t lane, Packed& p) {
@@ -191,17 +204,18 @@ struct Q2_K {
             p.min[i][lane] = s.scales[i] >> 4;
         }
     }
-    static void put(const Quants& q, size_t sub, Packed& p) { put_pairs(q, 0, p.q[sub]); }
+    static void put(const Quants<L>& q, size_t sub, Packed& p) { put_pairs<L>(q, 0, p.q[sub]); }
     static float value(const Packed& p, size_t e, size_t lane) {
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[e / 16][lane]);
         const float m = half_to_float(p.dmin[lane]) * static_cast<float>(p.min[e / 16][lane]);
-        return d * static_cast<float>(get_pair(p.q[e / kSub], e % kSub, lane)) - m;
+        return d * static_cast<float>(get_pair<L>(p.q[e / kSub], e % kSub, lane)) - m;
     }
 };
 
+template <int L>
 struct Q3_K {
     using Source = BlockQ3_K;
-    using Packed = PackedQ3_K;
+    using Packed = PackedQ3_K<L>;
     static constexpr size_t kWidth = kSuperWidth;
     static int quant(const Source& s, size_t e) {
         return two_bits(s.q, e) | (s.high[e % 32] >> e / 32 & 1) << 2;
@@ -214,14 +228,14 @@ struct Q3_K {
             p.scale[i][lane] = static_cast<int8_t>((low | high << 4) - 32);
         }
     }
-    static void put(const Quants& q, size_t sub, Packed& p) {
-        put_pairs(q, 0, p.q[sub]);
-        put_bits(q, 2, p.high[sub]);
+    static void put(const Quants<L>& q, size_t sub, Packed& p) {
+        put_pairs<L>(q, 0, p.q[sub]);
+        put_bits<L>(q, 2, p.high[sub]);
     }
     static float value(const Packed& p, size_t e, size_t lane) {
         const size_t sub = e / kSub;
-        const int q = get_pair(p.q[sub], e % kSub, lane) | get_bit(p.high[sub], e % kSub, lane)
-                                                               << 2;
+        const int q =
+            get_pair<L>(p.q[sub], e % kSub, lane) | get_bit<L>(p.high[sub], e % kSub, lane) << 2;
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[e / 16][lane]);
         return d * static_cast<float>(q - 4);
     }
@@ -231,9 +245,10 @@ inline int k_nibble(const uint8_t* q, size_t e) {
     return q[32 * (e / 64) + e % 32] >> (e % 64 < 32 ? 0 : 4) & 15;
 }
 
+template <int L>
 struct Q4_K {
     using Source = BlockQ4_K;
-    using Packed = PackedQ4_K;
+    using Packed = PackedQ4_K<L>;
     static constexpr size_t kWidth = kSuperWidth;
     static int quant(const Source& s, size_t e) { return k_nibble(s.q, e); }
     static void scales(const Source& s, size_t lane, Packed& p) {
@@ -243,18 +258,19 @@ struct Q4_K {
             scale_min_k4(s.scales, i, p.scale[i][lane], p.min[i][lane]);
         }
     }
-    static void put(const Quants& q, size_t sub, Packed& p) { put_nibbles(q, p.q[sub]); }
+    static void put(const Quants<L>& q, size_t sub, Packed& p) { put_nibbles<L>(q, p.q[sub]); }
     static float value(const Packed& p, size_t e, size_t lane) {
         const size_t sub = e / kSub;
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[sub][lane]);
         const float m = half_to_float(p.dmin[lane]) * static_cast<float>(p.min[sub][lane]);
-        return d * static_cast<float>(get_nibble(p.q[sub], e % kSub, lane)) - m;
+        return d * static_cast<float>(get_nibble<L>(p.q[sub], e % kSub, lane)) - m;
     }
 };
 
+template <int L>
 struct Q5_K {
     using Source = BlockQ5_K;
-    using Packed = PackedQ5_K;
+    using Packed = PackedQ5_K<L>;
     static constexpr size_t kWidth = kSuperWidth;
     static int quant(const Source& s, size_t e) {
         return k_nibble(s.q, e) | (s.high[e % 32] >> e / 32 & 1) << 4;
@@ -266,23 +282,24 @@ struct Q5_K {
             scale_min_k4(s.scales, i, p.scale[i][lane], p.min[i][lane]);
         }
     }
-    static void put(const Quants& q, size_t sub, Packed& p) {
-        put_nibbles(q, p.q[sub]);
-        put_bits(q, 4, p.high[sub]);
+    static void put(const Quants<L>& q, size_t sub, Packed& p) {
+        put_nibbles<L>(q, p.q[sub]);
+        put_bits<L>(q, 4, p.high[sub]);
     }
     static float value(const Packed& p, size_t e, size_t lane) {
         const size_t sub = e / kSub;
-        const int q = get_nibble(p.q[sub], e % kSub, lane) | get_bit(p.high[sub], e % kSub, lane)
-                                                                 << 4;
+        const int q =
+            get_nibble<L>(p.q[sub], e % kSub, lane) | get_bit<L>(p.high[sub], e % kSub, lane) << 4;
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[sub][lane]);
         const float m = half_to_float(p.dmin[lane]) * static_cast<float>(p.min[sub][lane]);
         return d * static_cast<float>(q) - m;
     }
 };
 
+template <int L>
 struct Q6_K {
     using Source = BlockQ6_K;
-    using Packed = PackedQ6_K;
+    using Packed = PackedQ6_K<L>;
     static constexpr size_t kWidth = kSuperWidth;
     static int quant(const Source& s, size_t e) {
         const size_t half = e / 128, quarter = e % 128 / 32, l = e % 32;
@@ -293,26 +310,26 @@ struct Q6_K {
         p.d[lane] = s.d;
         for (size_t i = 0; i < 16; ++i) p.scale[i][lane] = s.scales[i];
     }
-    static void put(const Quants& q, size_t sub, Packed& p) {
-        put_nibbles(q, p.q[sub]);
-        put_pairs(q, 4, p.high[sub]);
+    static void put(const Quants<L>& q, size_t sub, Packed& p) {
+        put_nibbles<L>(q, p.q[sub]);
+        put_pairs<L>(q, 4, p.high[sub]);
     }
     static float value(const Packed& p, size_t e, size_t lane) {
         const size_t sub = e / kSub;
-        const int q = get_nibble(p.q[sub], e % kSub, lane) | get_pair(p.high[sub], e % kSub, lane)
-                                                                 << 4;
+        const int q =
+            get_nibble<L>(p.q[sub], e % kSub, lane) | get_pair<L>(p.high[sub], e % kSub, lane) << 4;
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[e / 16][lane]);
         return d * static_cast<float>(q - 32);
     }
 };
 
-template <class F>
+template <class F, int L>
 void pack(const uint8_t* rows, size_t num_rows, size_t row_bytes, size_t width, uint8_t* group) {
     const size_t blocks = width / F::kWidth;
     for (size_t b = 0; b < blocks; ++b) {
         typename F::Packed packed;
         std::memset(&packed, 0, sizeof packed);
-        typename F::Source source[kLanes];
+        typename F::Source source[L];
         std::memset(source, 0, sizeof source);
         for (size_t lane = 0; lane < num_rows; ++lane) {
             // rows of a file have no alignment
@@ -321,8 +338,8 @@ void pack(const uint8_t* rows, size_t num_rows, size_t row_bytes, size_t width, 
             F::scales(source[lane], lane, packed);
         }
         for (size_t sub = 0; sub < F::kWidth / kSub; ++sub) {
-            Quants quants;
-            for (size_t lane = 0; lane < kLanes; ++lane) {
+            Quants<L> quants;
+            for (size_t lane = 0; lane < L; ++lane) {
                 for (size_t e = 0; e < kSub; ++e) {
                     quants.at[e][lane] =
                         static_cast<uint8_t>(F::quant(source[lane], sub * kSub + e));
@@ -343,11 +360,11 @@ void unpack_row(const uint8_t* group, size_t lane, size_t width, float* out) {
     }
 }
 
-template <class Packed, class Element>
+template <class Element, int L>
 void pack_float(const uint8_t* rows, size_t num_rows, size_t row_bytes, size_t width,
                 uint8_t* group) {
     for (size_t k = 0; k < width; ++k) {
-        Packed packed{};
+        PackedFloat<L, Element> packed{};
         for (size_t lane = 0; lane < num_rows; ++lane) {
             std::memcpy(&packed.w[lane], rows + lane * row_bytes + k * sizeof(Element),
                         sizeof(Element));
@@ -356,12 +373,12 @@ void pack_float(const uint8_t* rows, size_t num_rows, size_t row_bytes, size_t w
     }
 }
 
-template <class Packed, class Element, float (*to_float)(Element)>
+template <class Element, int L, float (*to_float)(Element)>
 void unpack_float_row(const uint8_t* group, size_t lane, size_t width, float* out) {
     for (size_t k = 0; k < width; ++k) {
-        Packed packed;
-        std::memcpy(&packed, group + k * sizeof packed, sizeof packed);
-        out[k] = to_float(packed.w[lane]);
+        Element element;
+        std::memcpy(&element, group + (k * L + lane) * sizeof element, sizeof element);
+        out[k] = to_float(element);
     }
 }
 
@@ -375,47 +392,51 @@ float from_bfloat(uint16_t value) {
     return bfloat_to_float(value);
 }
 
-template <class F>
+template <class F, int L>
 void quantized(LinearKernel& kernel) {
-    kernel.lanes = kLanes;
+    kernel.lanes = L;
     kernel.block_width = F::kWidth;
     kernel.block_bytes = sizeof(typename F::Packed);
     kernel.source_bytes = sizeof(typename F::Source);
     kernel.quantized_input = true;
-    kernel.pack = pack<F>;
+    kernel.pack = pack<F, L>;
     kernel.unpack_row = unpack_row<F>;
 }
 
-template <class Packed, class Element, float (*to_float)(Element)>
+template <class Element, int L, float (*to_float)(Element)>
 void floating(LinearKernel& kernel) {
-    kernel.lanes = kLanes;
+    kernel.lanes = L;
     kernel.block_width = 1;
-    kernel.block_bytes = sizeof(Packed);
+    kernel.block_bytes = sizeof(PackedFloat<L, Element>);
     kernel.source_bytes = sizeof(Element);
     kernel.quantized_input = false;
-    kernel.pack = pack_float<Packed, Element>;
-    kernel.unpack_row = unpack_float_row<Packed, Element, to_float>;
+    kernel.pack = pack_float<Element, L>;
+    kernel.unpack_row = unpack_float_row<Element, L, to_float>;
 }
 
 }  // namespace
 
+template <int L>
 void fill_packing(KernelTable& table) {
     auto entry = [&](WeightType type) -> LinearKernel& {
         return table.linear[static_cast<int>(type)];
     };
-    floating<PackedF32, float, same>(entry(WeightType::F32));
-    floating<PackedF16, half_t, from_half>(entry(WeightType::F16));
-    floating<PackedBF16, uint16_t, from_bfloat>(entry(WeightType::BF16));
-    quantized<Q4_0>(entry(WeightType::Q4_0));
-    quantized<Q4_1>(entry(WeightType::Q4_1));
-    quantized<Q5_0>(entry(WeightType::Q5_0));
-    quantized<Q5_1>(entry(WeightType::Q5_1));
-    quantized<Q8_0>(entry(WeightType::Q8_0));
-    quantized<Q2_K>(entry(WeightType::Q2_K));
-    quantized<Q3_K>(entry(WeightType::Q3_K));
-    quantized<Q4_K>(entry(WeightType::Q4_K));
-    quantized<Q5_K>(entry(WeightType::Q5_K));
-    quantized<Q6_K>(entry(WeightType::Q6_K));
+    floating<float, L, same>(entry(WeightType::F32));
+    floating<half_t, L, from_half>(entry(WeightType::F16));
+    floating<uint16_t, L, from_bfloat>(entry(WeightType::BF16));
+    quantized<Q4_0<L>, L>(entry(WeightType::Q4_0));
+    quantized<Q4_1<L>, L>(entry(WeightType::Q4_1));
+    quantized<Q5_0<L>, L>(entry(WeightType::Q5_0));
+    quantized<Q5_1<L>, L>(entry(WeightType::Q5_1));
+    quantized<Q8_0<L>, L>(entry(WeightType::Q8_0));
+    quantized<Q2_K<L>, L>(entry(WeightType::Q2_K));
+    quantized<Q3_K<L>, L>(entry(WeightType::Q3_K));
+    quantized<Q4_K<L>, L>(entry(WeightType::Q4_K));
+    quantized<Q5_K<L>, L>(entry(WeightType::Q5_K));
+    quantized<Q6_K<L>, L>(entry(WeightType::Q6_K));
 }
+
+template void fill_packing<8>(KernelTable& table);
+template void fill_packing<16>(KernelTable& table);
 
 }  // namespace tektra::scalar

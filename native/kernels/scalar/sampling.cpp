@@ -98,9 +98,44 @@ std::size_t collect(const float* values, std::size_t n, float low, std::uint32_t
     return count;
 }
 
+int bucket_of(float value, ValueBuckets buckets) {
+    float position = (buckets.top - value) * buckets.per_value;
+    position = position > -1.0f ? position : -1.0f;
+    constexpr float last = kNumValueBuckets - 2;
+    position = position < last ? position : last;
+    return static_cast<int>(position + 1.0f);
+}
+
+double bucket_sums(const float* values, std::size_t n, ValueBuckets buckets, float best,
+                   float scale, bool both, bool has_moment, std::uint8_t* numbers,
+                   BucketSums& sums) {
+    double moment[8] = {};
+    for (std::size_t i = 0; i < n; ++i) {
+        const float x = values[i] - best;
+        const double drawn = exp_nonpositive(x * scale);
+        const double first = both ? exp_nonpositive(x) : drawn;
+        const int bucket = bucket_of(values[i], buckets);
+        numbers[i] = static_cast<std::uint8_t>(bucket);
+        double* sum = sums.of[i % kBucketTables][bucket];
+        sum[0] += first;
+        sum[1] += drawn;
+        if (has_moment) moment[i % 8] += first * (x > -128.0f ? x : -128.0f);
+    }
+    return add_lanes(moment);
+}
+
+std::size_t find_numbers(const std::uint8_t* numbers, std::size_t n, std::uint8_t first,
+                         std::uint8_t last, std::uint32_t* out) {
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        if (numbers[i] >= first && numbers[i] <= last) out[count++] = static_cast<std::uint32_t>(i);
+    }
+    return count;
+}
+
 }  // namespace
 
-const SamplingKernels kScalarSampling = {block_max,   masked_copy, exp_sum,
-                                         exp_moments, exp_weights, collect};
+const SamplingKernels kScalarSampling = {block_max,   masked_copy, exp_sum,     exp_moments,
+                                         exp_weights, collect,     bucket_sums, find_numbers};
 
 }  // namespace tektra::scalar

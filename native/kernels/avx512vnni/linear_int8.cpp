@@ -1,0 +1,82 @@
+// Quantized linear layers with AVX-512 and VNNI: `vpdpbusd` adds four products of unsigned weights
+// and signed activations to an int32, sixteen matrix rows at a time, activations broadcast by the
+// load itself.
+#include "../shared/linear_int8.h"
+
+#include "../scalar/pack.h"
+#include "tables.h"
+
+namespace tektra::avx512vnni {
+namespace {
+
+struct Vectors {
+    static constexpr int kLanes = 16;
+    static constexpr int kTile = 6;
+    static constexpr bool kSignedProducts = false;
+    using Int = __m512i;
+    using Float = __m512;
+
+    static inline Int load(const void* p) { return _mm512_loadu_si512(p); }
+    static inline Int splat8(int byte) { return _mm512_set1_epi8(static_cast<char>(byte)); }
+    static inline Int and_(Int a, Int b) { return _mm512_and_si512(a, b); }
+    static inline Int or_(Int a, Int b) { return _mm512_or_si512(a, b); }
+    static inline Int xor_(Int a, Int b) { return _mm512_xor_si512(a, b); }
+    template <int n>
+    static inline Int left(Int v) {
+        return _mm512_slli_epi16(v, n);
+    }
+    template <int n>
+    static inline Int right(Int v) {
+        return _mm512_srli_epi16(v, n);
+    }
+    static inline Float halves(const half_t* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
+    static inline Float widen(const uint8_t* p) {
+        return _mm512_cvtepi32_ps(
+            _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
+    static inline Float widen(const int8_t* p) {
+        return _mm512_cvtepi32_ps(
+            _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
+
+    // int32 has room for every product: the chain does not matter
+    template <int kChain, bool kSigned>
+    static inline Int dot(const Int* q, const int8_t* x) {
+        Int total = _mm512_setzero_si512();
+        for (int i = 0; i < 4; ++i) {
+            int32_t four;
+            std::memcpy(&four, x + 4 * i, sizeof four);
+            total = _mm512_dpbusd_epi32(total, q[i], _mm512_set1_epi32(four));
+        }
+        return total;
+    }
+
+    static inline Float to_float(Int v) { return _mm512_cvtepi32_ps(v); }
+    static inline Float splat(float f) { return _mm512_set1_ps(f); }
+    static inline Float zero() { return _mm512_setzero_ps(); }
+    static inline Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+    static inline Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+    static inline Float fmadd(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+    static inline Float load_floats(const float* p) { return _mm512_loadu_ps(p); }
+    static inline void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
+};
+
+// Quantized types are packed for sixteen lanes; float types keep the layout of AVX2's kernels.
+void pack_for_sixteen(KernelTable& table) {
+    KernelTable sixteen{};
+    scalar::fill_packing<Vectors::kLanes>(sixteen);
+    for (int type = 0; type < kMaxWeightType; ++type) {
+        if (sixteen.linear[type].quantized_input) table.linear[type] = sixteen.linear[type];
+    }
+}
+
+}  // namespace
+
+void fill_linear_int8(KernelTable& table) {
+    pack_for_sixteen(table);
+    fill_int8<Vectors>(table);
+}
+
+}  // namespace tektra::avx512vnni
