@@ -9,6 +9,7 @@
 # Which of the built sets runs is decided at load time, from the machine: never here.
 set(TEKTRA_INSTRUCTION_SETS
     "avx2 | x86_64 | -mavx2 -mfma -mf16c | /arch:AVX2"
+    "avxvnni | x86_64 | -mavxvnni -mavx2 -mfma -mf16c | /arch:AVX2"
     "avx512vnni | x86_64 | -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -Wno-uninitialized -Wno-maybe-uninitialized | /arch:AVX512"
 )
 

@@ -126,6 +126,10 @@ bool cpu_has_avx2() {
     return has_feature("avx2") && has_feature("fma") && has_feature("f16c");
 }
 
+bool cpu_has_avxvnni() {
+    return cpu_has_avx2() && has_feature("avx_vnni");
+}
+
 bool cpu_has_avx512vnni() {
     return cpu_has_avx2() && has_feature("avx512f") && has_feature("avx512bw") &&
            has_feature("avx512vl") && has_feature("avx512_vnni");

@@ -29,6 +29,9 @@ const InstructionSet kSets[] = {
 #if TEKTRA_HAVE_AVX2
     {"avx2", cpu_has_avx2, avx2::fill},
 #endif
+#if TEKTRA_HAVE_AVXVNNI && TEKTRA_HAVE_AVX2
+    {"avxvnni", cpu_has_avxvnni, avxvnni::fill},
+#endif
 #if TEKTRA_HAVE_AVX512VNNI && TEKTRA_HAVE_AVX2
     {"avx512vnni", cpu_has_avx512vnni, avx512vnni::fill},
 #endif

@@ -14,6 +14,7 @@ struct CpuFeature {
 size_t cpu_features(const CpuFeature** features);
 
 bool cpu_has_avx2();        // AVX2, FMA and F16C, as the avx2 kernels are compiled with
-bool cpu_has_avx512vnni();  // that, and AVX-512 F, BW, VL and VNNI
+bool cpu_has_avxvnni();     // that, and AVX-VNNI
+bool cpu_has_avx512vnni();  // AVX2's, and AVX-512 F, BW, VL and VNNI
 
 }  // namespace tektra

@@ -130,6 +130,9 @@ void fill(KernelTable& table);
 namespace avx2 {
 void fill(KernelTable& table);
 }
+namespace avxvnni {
+void fill(KernelTable& table);
+}
 namespace avx512vnni {
 void fill(KernelTable& table);
 }

@@ -23,15 +23,22 @@ struct ExpMoments {
 
 inline constexpr int kNumValueBuckets = 256;
 
-// Buckets of values, best first. Bucket 0 is all above `top`, the last one all that is far below.
-// The bucket of a value is min(max((top - value) * per_value, -1), kNumValueBuckets - 2) + 1 in
-// float32, rounded down; `top` is finite, `per_value` positive and finite.
+// Buckets of values, best first. Bucket 0 also has all that is above `top`, the last all that is
+// below its own values. The place of a value is min(max((top - value) * per_value, -1),
+// kNumValueBuckets - 2) + 1 in float32; rounded down that is its bucket, and what is left, less
+// 0.5, where in the bucket it lies. `top` is finite, `per_value` positive and finite.
 struct ValueBuckets {
     float top;
     float per_value;
 };
 
-// Sums of two weights in each bucket: of the values i % 4 == t in table t, in order.
+// A weight by where in the bucket a value lies: a polynomial, lowest coefficient first.
+inline constexpr std::size_t kBucketTerms = 6;
+struct BucketWeight {
+    float terms[kBucketTerms];
+};
+
+// Two sums for each bucket: over the values i % 4 == t in table t, in order.
 // More than one table, because neighbours often share a bucket and would wait for each other.
 inline constexpr std::size_t kBucketTables = 4;
 struct BucketSums {
@@ -67,12 +74,12 @@ struct SamplingKernels {
     std::size_t (*collect)(const float* values, std::size_t n, float low, std::uint32_t first_id,
                            float* out_values, std::uint32_t* out_ids);
 
-    // Writes the bucket of each value and adds to its sums: to the second w by `scale`, to the
-    // first w by scale 1, or by `scale` where not `both`. Returns the sum of (the first * x), for
-    // which the scale is 1, where `has_moment`, else 0.
-    double (*bucket_sums)(const float* values, std::size_t n, ValueBuckets buckets, float best,
-                          float scale, bool both, bool has_moment, std::uint8_t* numbers,
-                          BucketSums& sums);
+    // Writes the bucket of each value and adds its weights to the sums of the bucket: `first` to
+    // the first, to the second `second` or, where that is null, the product of the first and
+    // value - best, at least -128.
+    void (*bucket_sums)(const float* values, std::size_t n, ValueBuckets buckets, float best,
+                        const BucketWeight& first, const BucketWeight* second,
+                        std::uint8_t* numbers, BucketSums& sums);
 
     // The places of the numbers from `first` to `last`, in order. Returns how many.
     std::size_t (*find_numbers)(const std::uint8_t* numbers, std::size_t n, std::uint8_t first,

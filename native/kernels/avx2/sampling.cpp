@@ -212,83 +212,88 @@ std::size_t collect(const float* values, std::size_t n, float low, std::uint32_t
     return count;
 }
 
-__m256i buckets_of(__m256 values, __m256 top, __m256 per_value) {
-    __m256 position = _mm256_mul_ps(_mm256_sub_ps(top, values), per_value);
-    position = _mm256_max_ps(position, _mm256_set1_ps(-1.0f));
-    position = _mm256_min_ps(position, _mm256_set1_ps(kNumValueBuckets - 2));
-    return _mm256_cvttps_epi32(_mm256_add_ps(position, _mm256_set1_ps(1.0f)));
+__m256 weight_at(__m256 place, const __m256* terms) {
+    __m256 sum = terms[kBucketTerms - 1];
+    for (std::size_t i = kBucketTerms - 1; i-- > 0;) {
+        sum = _mm256_add_ps(_mm256_mul_ps(sum, place), terms[i]);
+    }
+    return sum;
 }
 
 // Values whose buckets and weights are worked out before they are added up.
 constexpr std::size_t kScatterBlock = 64;
 
-template <bool kBoth, bool kMoment>
-double add_to_buckets(const float* values, std::size_t n, ValueBuckets buckets, float best,
-                      float scale, std::uint8_t* numbers, BucketSums& sums) {
-    const __m256 best8 = _mm256_set1_ps(best), scale8 = _mm256_set1_ps(scale);
-    const __m256 top8 = _mm256_set1_ps(buckets.top);
-    const __m256 per_value8 = _mm256_set1_ps(buckets.per_value);
-    const __m256 lowest8 = _mm256_set1_ps(kLowestExponent);
-    const __m256 stand_in = _mm256_set1_ps(-128.0f);
-    alignas(32) std::int32_t places[kScatterBlock];
+template <bool kMoment>
+void add_to_buckets(const float* values, std::size_t n, ValueBuckets buckets, float best,
+                    const BucketWeight& first, const BucketWeight& second, std::uint8_t* numbers,
+                    BucketSums& sums) {
+    __m256 first_terms[kBucketTerms], second_terms[kBucketTerms];
+    for (std::size_t i = 0; i < kBucketTerms; ++i) {
+        first_terms[i] = _mm256_set1_ps(first.terms[i]);
+        second_terms[i] = _mm256_set1_ps(second.terms[i]);
+    }
+    const __m256 top = _mm256_set1_ps(buckets.top), per_value = _mm256_set1_ps(buckets.per_value);
+    const __m256 best8 = _mm256_set1_ps(best), stand_in = _mm256_set1_ps(-128.0f);
+    const __m256 one = _mm256_set1_ps(1.0f), half = _mm256_set1_ps(0.5f);
+    const __m256 least = _mm256_set1_ps(-1.0f), most = _mm256_set1_ps(kNumValueBuckets - 2);
+    alignas(32) std::int32_t chosen[kScatterBlock];
     alignas(32) double weights[2 * kScatterBlock];
-    __m256d low = _mm256_setzero_pd(), high = low;
     for (std::size_t start = 0; start < n; start += kScatterBlock) {
         const std::size_t count = n - start < kScatterBlock ? n - start : kScatterBlock;
-        for (std::size_t i = 0; i < count; i += 8) {  // the lanes beyond the end weigh 0
+        for (std::size_t i = 0; i < count; i += 8) {
             const __m256 v = count - i < 8 ? load_tail(values + start + i, count - i)
                                            : _mm256_loadu_ps(values + start + i);
-            const __m256 x = _mm256_sub_ps(v, best8);
-            const __m256 drawn = exp_nonpositive(_mm256_mul_ps(x, scale8), lowest8);
-            const __m256 first = kBoth ? exp_nonpositive(x, lowest8) : drawn;
-            _mm256_store_si256(reinterpret_cast<__m256i*>(places + i),
-                               buckets_of(v, top8, per_value8));
-            if (kMoment) {
-                const __m256 finite = _mm256_max_ps(x, stand_in);
-                low = _mm256_add_pd(low, _mm256_mul_pd(low_half(first), low_half(finite)));
-                high = _mm256_add_pd(high, _mm256_mul_pd(high_half(first), high_half(finite)));
-            }
-            const __m256 even = _mm256_unpacklo_ps(first, drawn);  // 0, 1, 4, 5
-            const __m256 odd = _mm256_unpackhi_ps(first, drawn);   // 2, 3, 6, 7
+            __m256 place = _mm256_mul_ps(_mm256_sub_ps(top, v), per_value);
+            place = _mm256_add_ps(_mm256_min_ps(_mm256_max_ps(place, least), most), one);
+            const __m256i bucket = _mm256_cvttps_epi32(place);
+            place = _mm256_sub_ps(_mm256_sub_ps(place, _mm256_cvtepi32_ps(bucket)), half);
+            _mm256_store_si256(reinterpret_cast<__m256i*>(chosen + i), bucket);
+            const __m256 a = weight_at(place, first_terms);
+            const __m256 b =
+                kMoment ? _mm256_mul_ps(a, _mm256_max_ps(_mm256_sub_ps(v, best8), stand_in))
+                        : weight_at(place, second_terms);
+            const __m256 even = _mm256_unpacklo_ps(a, b);  // 0, 1, 4, 5
+            const __m256 odd = _mm256_unpackhi_ps(a, b);   // 2, 3, 6, 7
             _mm256_store_pd(weights + 2 * i, low_half(even));
             _mm256_store_pd(weights + 2 * i + 4, low_half(odd));
             _mm256_store_pd(weights + 2 * i + 8, high_half(even));
             _mm256_store_pd(weights + 2 * i + 12, high_half(odd));
         }
-        for (std::size_t i = 0; i < count; i += kBucketTables) {
-            for (std::size_t t = 0; t < kBucketTables; ++t) {
-                double* sum = sums.of[t][places[i + t]];
-                _mm_store_pd(sum, _mm_add_pd(_mm_load_pd(sum), _mm_load_pd(weights + 2 * (i + t))));
-            }
-        }
-        if (count == kScatterBlock) {
-            for (std::size_t i = 0; i < kScatterBlock; i += 32) {
-                const auto* from = reinterpret_cast<const __m256i*>(places + i);
-                const __m256i ab =
-                    _mm256_packus_epi32(_mm256_load_si256(from), _mm256_load_si256(from + 1));
-                const __m256i cd =
-                    _mm256_packus_epi32(_mm256_load_si256(from + 2), _mm256_load_si256(from + 3));
-                const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-                _mm256_storeu_si256(
-                    reinterpret_cast<__m256i*>(numbers + start + i),
-                    _mm256_permutevar8x32_epi32(_mm256_packus_epi16(ab, cd), order));
-            }
-        } else {
+        const auto add = [&](std::size_t i) {
+            double* sum = sums.of[i % kBucketTables][chosen[i]];
+            _mm_store_pd(sum, _mm_add_pd(_mm_load_pd(sum), _mm_load_pd(weights + 2 * i)));
+        };
+        if (count < kScatterBlock) {
             for (std::size_t i = 0; i < count; ++i) {
-                numbers[start + i] = static_cast<std::uint8_t>(places[i]);
+                numbers[start + i] = static_cast<std::uint8_t>(chosen[i]);
+                add(i);
             }
+            break;
+        }
+        for (std::size_t i = 0; i < kScatterBlock; i += kBucketTables) {
+            for (std::size_t t = 0; t < kBucketTables; ++t) add(i + t);
+        }
+        for (std::size_t i = 0; i < kScatterBlock; i += 32) {
+            const auto* from = reinterpret_cast<const __m256i*>(chosen + i);
+            const __m256i ab =
+                _mm256_packus_epi32(_mm256_load_si256(from), _mm256_load_si256(from + 1));
+            const __m256i cd =
+                _mm256_packus_epi32(_mm256_load_si256(from + 2), _mm256_load_si256(from + 3));
+            const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers + start + i),
+                                _mm256_permutevar8x32_epi32(_mm256_packus_epi16(ab, cd), order));
         }
     }
-    return add_lanes(low, high);
 }
 
-double bucket_sums(const float* values, std::size_t n, ValueBuckets buckets, float best,
-                   float scale, bool both, bool has_moment, std::uint8_t* numbers,
-                   BucketSums& sums) {
-    const auto add = both ? (has_moment ? add_to_buckets<true, true> : add_to_buckets<true, false>)
-                          : (has_moment ? add_to_buckets<false, true>
-                                        : add_to_buckets<false, false>);
-    return add(values, n, buckets, best, scale, numbers, sums);
+void bucket_sums(const float* values, std::size_t n, ValueBuckets buckets, float best,
+                 const BucketWeight& first, const BucketWeight* second, std::uint8_t* numbers,
+                 BucketSums& sums) {
+    if (second) {
+        add_to_buckets<false>(values, n, buckets, best, first, *second, numbers, sums);
+    } else {
+        add_to_buckets<true>(values, n, buckets, best, first, first, numbers, sums);
+    }
 }
 
 std::size_t find_numbers(const std::uint8_t* numbers, std::size_t n, std::uint8_t first,

@@ -98,30 +98,29 @@ std::size_t collect(const float* values, std::size_t n, float low, std::uint32_t
     return count;
 }
 
-int bucket_of(float value, ValueBuckets buckets) {
-    float position = (buckets.top - value) * buckets.per_value;
-    position = position > -1.0f ? position : -1.0f;
-    constexpr float last = kNumValueBuckets - 2;
-    position = position < last ? position : last;
-    return static_cast<int>(position + 1.0f);
+float weight_at(float place, const BucketWeight& weight) {
+    float sum = weight.terms[kBucketTerms - 1];
+    for (std::size_t i = kBucketTerms - 1; i-- > 0;) sum = sum * place + weight.terms[i];
+    return sum;
 }
 
-double bucket_sums(const float* values, std::size_t n, ValueBuckets buckets, float best,
-                   float scale, bool both, bool has_moment, std::uint8_t* numbers,
-                   BucketSums& sums) {
-    double moment[8] = {};
+void bucket_sums(const float* values, std::size_t n, ValueBuckets buckets, float best,
+                 const BucketWeight& first, const BucketWeight* second, std::uint8_t* numbers,
+                 BucketSums& sums) {
     for (std::size_t i = 0; i < n; ++i) {
-        const float x = values[i] - best;
-        const double drawn = exp_nonpositive(x * scale);
-        const double first = both ? exp_nonpositive(x) : drawn;
-        const int bucket = bucket_of(values[i], buckets);
+        float place = (buckets.top - values[i]) * buckets.per_value;
+        place = place > -1.0f ? place : -1.0f;
+        constexpr float last = kNumValueBuckets - 2;
+        place = (place < last ? place : last) + 1.0f;
+        const int bucket = static_cast<int>(place);
+        place = (place - static_cast<float>(bucket)) - 0.5f;
         numbers[i] = static_cast<std::uint8_t>(bucket);
+        const float weight = weight_at(place, first);
+        const float x = values[i] - best;
         double* sum = sums.of[i % kBucketTables][bucket];
-        sum[0] += first;
-        sum[1] += drawn;
-        if (has_moment) moment[i % 8] += first * (x > -128.0f ? x : -128.0f);
+        sum[0] += weight;
+        sum[1] += second ? weight_at(place, *second) : weight * (x > -128.0f ? x : -128.0f);
     }
-    return add_lanes(moment);
 }
 
 std::size_t find_numbers(const std::uint8_t* numbers, std::size_t n, std::uint8_t first,

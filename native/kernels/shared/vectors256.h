@@ -1,0 +1,54 @@
+// Vectors of eight floats on x86-64, as linear_int8.h wants them, but for the dot product: that is
+// where the sets differ. Internal linkage: each set compiles its own copy.
+#pragma once
+
+#include "linear_int8.h"
+
+namespace tektra {
+namespace {
+
+struct Vectors256 {
+    static constexpr int kLanes = 8;
+    static constexpr int kTile = 4;
+    using Int = __m256i;
+    using Float = __m256;
+
+    static inline Int load(const void* p) {
+        return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+    }
+    static inline Int splat8(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
+    static inline Int and_(Int a, Int b) { return _mm256_and_si256(a, b); }
+    static inline Int or_(Int a, Int b) { return _mm256_or_si256(a, b); }
+    static inline Int xor_(Int a, Int b) { return _mm256_xor_si256(a, b); }
+    template <int n>
+    static inline Int left(Int v) {
+        return _mm256_slli_epi16(v, n);
+    }
+    template <int n>
+    static inline Int right(Int v) {
+        return _mm256_srli_epi16(v, n);
+    }
+    static inline Float halves(const half_t* p) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
+    static inline Float widen(const uint8_t* p) {
+        return _mm256_cvtepi32_ps(
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+    }
+    static inline Float widen(const int8_t* p) {
+        return _mm256_cvtepi32_ps(
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+    }
+
+    static inline Float to_float(Int v) { return _mm256_cvtepi32_ps(v); }
+    static inline Float splat(float f) { return _mm256_set1_ps(f); }
+    static inline Float zero() { return _mm256_setzero_ps(); }
+    static inline Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
+    static inline Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+    static inline Float fmadd(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+    static inline Float load_floats(const float* p) { return _mm256_loadu_ps(p); }
+    static inline void store(float* p, Float v) { _mm256_storeu_ps(p, v); }
+};
+
+}  // namespace
+}  // namespace tektra
