@@ -12,11 +12,36 @@
 namespace tektra {
 namespace {
 
+// Weights that two terms of activations pass over in turn: they must stay in a core's own cache.
+constexpr size_t kTwoTermBytes = 64 * 1024;
+
 // Shares of a linear op a thread: enough to even out a slow core, few enough to stream memory.
 constexpr size_t kChunksPerThread = 8;
 
 size_t round_up(size_t value, size_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
+}
+
+// x as the sum of two quantized rows: the second holds what the first has rounded away.
+void quantize_twice(const RowKernels& kernels, const float* x, size_t n, uint8_t* first,
+                    uint8_t* second) {
+    constexpr size_t kBlock = 32;
+    uint8_t block[kBlock + sizeof(ActivationScale)];
+    auto put = [&](const float* from, size_t b, uint8_t* row) {
+        kernels.quantize(from, kBlock, block);
+        std::memcpy(row + kBlock * b, block, kBlock);
+        std::memcpy(row + n + b * sizeof(ActivationScale), block + kBlock, sizeof(ActivationScale));
+    };
+    for (size_t b = 0; b < n / kBlock; ++b) {
+        put(x + kBlock * b, b, first);
+        ActivationScale a;
+        std::memcpy(&a, block + kBlock, sizeof a);
+        float rest[kBlock];
+        for (size_t e = 0; e < kBlock; ++e) {
+            rest[e] = x[kBlock * b + e] - a.scale[e / 16] * static_cast<int8_t>(block[e]);
+        }
+        put(rest, b, second);
+    }
 }
 
 }  // namespace
@@ -164,24 +189,43 @@ void Program::run_linear(size_t index, const StepView& step) {
     const size_t num_rows = count(op.in[0], step);
     if (num_rows == 0) return;
     const bool has_addend = op.ints[0] != 0;
+    const size_t terms = op.ints[1];
     pool_.run(chunks.size(), [&](size_t task, size_t) {
         const Chunk& chunk = chunks[task];
         const Matrix& matrix = matrices_[op.weights[chunk.which]];
+        const LinearKernel& kernel = kernel_of(matrix);
         const int32_t bias = op.weights[num_outs + chunk.which];
-        kernel_of(matrix).run(
-            {.weights = matrix.packed.data(),
-             .group_begin = chunk.begin,
-             .group_end = chunk.end,
-             .width = matrix.width,
-             .out_width = matrix.rows,
-             .x = row(op.in[0], 0),
-             .x_stride = buffers_[op.in[0]].stride,
-             .num_rows = num_rows,
-             .out = floats(op.out[chunk.which], 0),
-             .out_stride = buffers_[op.out[chunk.which]].stride / sizeof(float),
-             .bias = bias < 0 ? nullptr : vectors_[bias].data(),
-             .addend = has_addend ? floats(op.in[1], 0) : nullptr,
-             .addend_stride = has_addend ? buffers_[op.in[1]].stride / sizeof(float) : 0});
+        LinearTask part{
+            .weights = matrix.packed.data(),
+            .group_begin = chunk.begin,
+            .group_end = chunk.end,
+            .width = matrix.width,
+            .out_width = matrix.rows,
+            .x = row(op.in[0], 0),
+            .x_stride = buffers_[op.in[0]].stride,
+            .num_rows = num_rows,
+            .out = floats(op.out[chunk.which], 0),
+            .out_stride = buffers_[op.out[chunk.which]].stride / sizeof(float),
+            .bias = bias < 0 ? nullptr : vectors_[bias].data(),
+            .addend = has_addend ? floats(op.in[1], 0) : nullptr,
+            .addend_stride = has_addend ? buffers_[op.in[1]].stride / sizeof(float) : 0};
+        if (terms == 1) {
+            kernel.run(part);
+            return;
+        }
+        // both terms while the weights are in the cache; the second is added to the first
+        const size_t share = std::max<size_t>(1, kTwoTermBytes / kernel.group_bytes(matrix.width));
+        for (size_t g = chunk.begin; g < chunk.end; g += share) {
+            part.group_begin = g;
+            part.group_end = std::min(chunk.end, g + share);
+            kernel.run(part);
+            LinearTask second = part;
+            second.x += part.x_stride / terms;
+            second.bias = nullptr;
+            second.addend = part.out;
+            second.addend_stride = part.out_stride;
+            kernel.run(second);
+        }
     });
 }
 
@@ -207,9 +251,17 @@ void Program::run_op(size_t index, const StepView& step) {
             });
             break;
         }
-        case OpCode::kQuantize:
-            each([&](size_t r) { k.quantize(in(0, r), width, row(to, r)); });
+        case OpCode::kQuantize: {
+            const size_t term = buffers_[to].stride / op.ints[0];
+            each([&](size_t r) {
+                if (op.ints[0] == 1) {
+                    k.quantize(in(0, r), width, row(to, r));
+                } else {
+                    quantize_twice(k, in(0, r), width, row(to, r), row(to, r) + term);
+                }
+            });
             break;
+        }
         case OpCode::kLinear:
             run_linear(index, step);
             break;

@@ -15,7 +15,7 @@ struct Form {
     int in, out, weights, ints, floats;
 };
 constexpr Form kForms[] = {
-    {"embed", 0, 1, 1, 0, 0},    {"quantize", 1, 1, 0, 0, 0},   {"linear", -1, -1, -1, 1, 0},
+    {"embed", 0, 1, 1, 0, 0},    {"quantize", 1, 1, 0, 1, 0},   {"linear", -1, -1, -1, 2, 0},
     {"rms_norm", 1, 1, 1, 1, 1}, {"layer_norm", 1, 1, 2, 0, 1}, {"rope_table", 0, 1, 1, 0, 0},
     {"rope", 2, 1, 0, 3, 0},     {"attention", 3, 1, 1, 7, 2},  {"activate", 1, 1, 0, 1, 0},
     {"gated", 2, 1, 0, 1, 0},    {"add", 2, 1, 0, 0, 0},        {"mul", 2, 1, 0, 0, 0},
@@ -66,6 +66,7 @@ void Program::check_op(const Op& op) const {
 
     if (op.code == OpCode::kLinear) {
         const bool addend = op.ints[0] != 0;
+        check(op.ints[1] == 1 || op.ints[1] == 2, "one or two terms");
         check(op.in.size() == (addend ? 2u : 1u) && !op.out.empty(), "wrong number of inputs");
         check(op.weights.size() == 2 * op.out.size(), "a matrix and a bias for each output");
         check(!addend || op.out.size() == 1, "an addend goes with one output");
@@ -74,8 +75,9 @@ void Program::check_op(const Op& op) const {
             const Matrix& matrix = matrices_[op.weights[i]];
             const size_t needed = kernel_of(matrix).quantized_input ? quantized_bytes(matrix.width)
                                                                     : matrix.width * sizeof(float);
-            check(width(op.in[0]) == matrix.width && buffers_[op.in[0]].stride >= needed,
-                  "input and matrix differ in width");
+            check(
+                width(op.in[0]) == matrix.width && buffers_[op.in[0]].stride / op.ints[1] >= needed,
+                "input and matrix differ in width");
             check(width(op.out[i]) == matrix.rows && holds_floats(op.out[i]),
                   "output and matrix differ in width");
             check(same_rows(op.in[0], op.out[i]), "input and output differ in rows");
@@ -92,7 +94,9 @@ void Program::check_op(const Op& op) const {
     const int32_t to = op.out[0];
     const size_t n = width(to);
     if (op.code == OpCode::kQuantize) {
-        check(n % 32 == 0 && buffers_[to].stride >= quantized_bytes(n), "wrong output");
+        check(op.ints[0] == 1 || op.ints[0] == 2, "one or two terms");
+        check(n % 32 == 0 && buffers_[to].stride / op.ints[0] >= quantized_bytes(n),
+              "wrong output");
     } else {
         check(holds_floats(to), "the output has no room for its width");
     }

@@ -16,8 +16,8 @@ namespace tektra {
 
 enum class OpCode : int32_t {
     kEmbed,      // out; matrix
-    kQuantize,   // in -> out (quantized rows)
-    kLinear,     // in, [addend] -> outs; matrices, biases (vector or -1 each); ints: has addend
+    kQuantize,   // in -> out (quantized rows); ints: terms (2: each row, then its rounding error)
+    kLinear,     // in, [addend] -> outs; matrices, biases (vector or -1); ints: has addend, terms
     kRmsNorm,    // in -> out; vector; ints: group; floats: eps
     kLayerNorm,  // in -> out; vectors weight, bias or -1; floats: eps
     kRopeTable,  // out (cos and sin of each row); frequencies

@@ -212,9 +212,11 @@ std::size_t collect(const float* values, std::size_t n, float low, std::uint32_t
     return count;
 }
 
+// Where the last terms are 0, leaving them out gives the same bits.
+template <std::size_t kTerms>
 __m256 weight_at(__m256 place, const __m256* terms) {
-    __m256 sum = terms[kBucketTerms - 1];
-    for (std::size_t i = kBucketTerms - 1; i-- > 0;) {
+    __m256 sum = terms[kTerms - 1];
+    for (std::size_t i = kTerms - 1; i-- > 0;) {
         sum = _mm256_add_ps(_mm256_mul_ps(sum, place), terms[i]);
     }
     return sum;
@@ -223,7 +225,9 @@ __m256 weight_at(__m256 place, const __m256* terms) {
 // Values whose buckets and weights are worked out before they are added up.
 constexpr std::size_t kScatterBlock = 64;
 
-template <bool kMoment>
+enum class Second { kNone, kWeight, kMoment };
+
+template <Second kSecond, std::size_t kTerms>
 void add_to_buckets(const float* values, std::size_t n, ValueBuckets buckets, float best,
                     const BucketWeight& first, const BucketWeight& second, std::uint8_t* numbers,
                     BucketSums& sums) {
@@ -248,10 +252,15 @@ void add_to_buckets(const float* values, std::size_t n, ValueBuckets buckets, fl
             const __m256i bucket = _mm256_cvttps_epi32(place);
             place = _mm256_sub_ps(_mm256_sub_ps(place, _mm256_cvtepi32_ps(bucket)), half);
             _mm256_store_si256(reinterpret_cast<__m256i*>(chosen + i), bucket);
-            const __m256 a = weight_at(place, first_terms);
-            const __m256 b =
-                kMoment ? _mm256_mul_ps(a, _mm256_max_ps(_mm256_sub_ps(v, best8), stand_in))
-                        : weight_at(place, second_terms);
+            const __m256 a = weight_at<kTerms>(place, first_terms);
+            if (kSecond == Second::kNone) {
+                _mm256_store_pd(weights + i, low_half(a));
+                _mm256_store_pd(weights + i + 4, high_half(a));
+                continue;
+            }
+            const __m256 b = kSecond == Second::kMoment
+                                 ? _mm256_mul_ps(a, _mm256_max_ps(_mm256_sub_ps(v, best8), stand_in))
+                                 : weight_at<kTerms>(place, second_terms);
             const __m256 even = _mm256_unpacklo_ps(a, b);  // 0, 1, 4, 5
             const __m256 odd = _mm256_unpackhi_ps(a, b);   // 2, 3, 6, 7
             _mm256_store_pd(weights + 2 * i, low_half(even));
@@ -261,6 +270,10 @@ void add_to_buckets(const float* values, std::size_t n, ValueBuckets buckets, fl
         }
         const auto add = [&](std::size_t i) {
             double* sum = sums.of[i % kBucketTables][chosen[i]];
+            if (kSecond == Second::kNone) {
+                *sum += weights[i];
+                return;
+            }
             _mm_store_pd(sum, _mm_add_pd(_mm_load_pd(sum), _mm_load_pd(weights + 2 * i)));
         };
         if (count < kScatterBlock) {
@@ -286,14 +299,26 @@ void add_to_buckets(const float* values, std::size_t n, ValueBuckets buckets, fl
     }
 }
 
+template <std::size_t kTerms>
+void bucket_sums_of(const float* values, std::size_t n, ValueBuckets buckets, float best,
+                    const BucketWeight& first, const BucketWeight* second, bool has_moment,
+                    std::uint8_t* numbers, BucketSums& sums) {
+    const auto add = has_moment ? add_to_buckets<Second::kMoment, kTerms>
+                     : second   ? add_to_buckets<Second::kWeight, kTerms>
+                                : add_to_buckets<Second::kNone, kTerms>;
+    add(values, n, buckets, best, first, second ? *second : first, numbers, sums);
+}
+
 void bucket_sums(const float* values, std::size_t n, ValueBuckets buckets, float best,
-                 const BucketWeight& first, const BucketWeight* second, std::uint8_t* numbers,
-                 BucketSums& sums) {
-    if (second) {
-        add_to_buckets<false>(values, n, buckets, best, first, *second, numbers, sums);
-    } else {
-        add_to_buckets<true>(values, n, buckets, best, first, first, numbers, sums);
-    }
+                 const BucketWeight& first, const BucketWeight* second, bool has_moment,
+                 std::uint8_t* numbers, BucketSums& sums) {
+    const auto is_short = [](const BucketWeight& weight) {
+        return weight.terms[kBucketTerms - 1] == 0.0f && weight.terms[kBucketTerms - 2] == 0.0f;
+    };
+    const auto add = is_short(first) && (!second || is_short(*second))
+                         ? bucket_sums_of<kBucketTerms - 2>
+                         : bucket_sums_of<kBucketTerms>;
+    add(values, n, buckets, best, first, second, has_moment, numbers, sums);
 }
 
 std::size_t find_numbers(const std::uint8_t* numbers, std::size_t n, std::uint8_t first,

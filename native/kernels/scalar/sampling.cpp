@@ -105,8 +105,8 @@ float weight_at(float place, const BucketWeight& weight) {
 }
 
 void bucket_sums(const float* values, std::size_t n, ValueBuckets buckets, float best,
-                 const BucketWeight& first, const BucketWeight* second, std::uint8_t* numbers,
-                 BucketSums& sums) {
+                 const BucketWeight& first, const BucketWeight* second, bool has_moment,
+                 std::uint8_t* numbers, BucketSums& sums) {
     for (std::size_t i = 0; i < n; ++i) {
         float place = (buckets.top - values[i]) * buckets.per_value;
         place = place > -1.0f ? place : -1.0f;
@@ -119,7 +119,11 @@ void bucket_sums(const float* values, std::size_t n, ValueBuckets buckets, float
         const float x = values[i] - best;
         double* sum = sums.of[i % kBucketTables][bucket];
         sum[0] += weight;
-        sum[1] += second ? weight_at(place, *second) : weight * (x > -128.0f ? x : -128.0f);
+        if (has_moment) {
+            sum[1] += weight * (x > -128.0f ? x : -128.0f);
+        } else if (second) {
+            sum[1] += weight_at(place, *second);
+        }
     }
 }
 
