@@ -6,5 +6,6 @@
 namespace tektra::avx512vnni {
 
 void fill_linear_int8(KernelTable& table);
+void fill_attention(KernelTable& table);
 
 }  // namespace tektra::avx512vnni
