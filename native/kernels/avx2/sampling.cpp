@@ -258,9 +258,10 @@ void add_to_buckets(const float* values, std::size_t n, ValueBuckets buckets, fl
                 _mm256_store_pd(weights + i + 4, high_half(a));
                 continue;
             }
-            const __m256 b = kSecond == Second::kMoment
-                                 ? _mm256_mul_ps(a, _mm256_max_ps(_mm256_sub_ps(v, best8), stand_in))
-                                 : weight_at<kTerms>(place, second_terms);
+            const __m256 b =
+                kSecond == Second::kMoment
+                    ? _mm256_mul_ps(a, _mm256_max_ps(_mm256_sub_ps(v, best8), stand_in))
+                    : weight_at<kTerms>(place, second_terms);
             const __m256 even = _mm256_unpacklo_ps(a, b);  // 0, 1, 4, 5
             const __m256 odd = _mm256_unpackhi_ps(a, b);   // 2, 3, 6, 7
             _mm256_store_pd(weights + 2 * i, low_half(even));
@@ -332,7 +333,8 @@ std::size_t find_numbers(const std::uint8_t* numbers, std::size_t n, std::uint8_
         auto set = static_cast<std::uint32_t>(
             _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(from, most), from)));
         for (; set != 0; set &= set - 1) {
-            out[count++] = static_cast<std::uint32_t>(i + static_cast<std::size_t>(std::countr_zero(set)));
+            out[count++] =
+                static_cast<std::uint32_t>(i + static_cast<std::size_t>(std::countr_zero(set)));
         }
     }
     for (; i < n; ++i) {

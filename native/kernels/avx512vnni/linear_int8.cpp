@@ -3,7 +3,6 @@
 // load itself.
 #include "../shared/linear_int8.h"
 
-#include "../scalar/pack.h"
 #include "tables.h"
 
 namespace tektra::avx512vnni {
@@ -63,19 +62,9 @@ struct Vectors {
     static inline void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
 };
 
-// Quantized types are packed for sixteen lanes; float types keep the layout of AVX2's kernels.
-void pack_for_sixteen(KernelTable& table) {
-    KernelTable sixteen{};
-    scalar::fill_packing<Vectors::kLanes>(sixteen);
-    for (int type = 0; type < kMaxWeightType; ++type) {
-        if (sixteen.linear[type].quantized_input) table.linear[type] = sixteen.linear[type];
-    }
-}
-
 }  // namespace
 
 void fill_linear_int8(KernelTable& table) {
-    pack_for_sixteen(table);
     fill_int8<Vectors>(table);
 }
 

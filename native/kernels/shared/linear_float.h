@@ -1,0 +1,105 @@
+// Linear layers with float weights (F32, F16, BF16) on float activations, for any set of vector
+// instructions: one multiply-add per element and row of a group, summed along the width in order.
+//
+// All here has internal linkage: every set compiles a copy of its own. V has kLanes, kTile (rows
+// that are computed together), Float, load(const float*), load_half(p), load_bfloat(p), splat(f),
+// zero(), fmadd(a, b, c), store(p, v).
+#pragma once
+
+#include "tektra/kernel_table.h"
+
+namespace tektra {
+namespace {
+
+template <class V>
+struct FloatFormats {
+    struct F32 {
+        using Packed = PackedFloat<V::kLanes, float>;
+        static inline typename V::Float load(const Packed& p) { return V::load(p.w); }
+    };
+    struct F16 {
+        using Packed = PackedFloat<V::kLanes, half_t>;
+        static inline typename V::Float load(const Packed& p) { return V::load_half(p.w); }
+    };
+    struct BF16 {
+        using Packed = PackedFloat<V::kLanes, uint16_t>;
+        static inline typename V::Float load(const Packed& p) { return V::load_bfloat(p.w); }
+    };
+};
+
+template <class V>
+inline void finish_float_rows(const LinearTask& t, size_t group, size_t row,
+                              typename V::Float sum) {
+    const size_t column = group * V::kLanes;
+    float values[V::kLanes];
+    V::store(values, sum);
+    float* out = t.out + row * t.out_stride + column;
+    for (size_t lane = 0; lane < V::kLanes && column + lane < t.out_width; ++lane) {
+        float value = values[lane];
+        if (t.bias != nullptr) value += t.bias[column + lane];
+        if (t.addend != nullptr) value += t.addend[row * t.addend_stride + column + lane];
+        out[lane] = value;
+    }
+}
+
+// kGroups groups of matrix rows times kRows activation rows. Independent sums hide the latency of
+// the multiply-add; the order within each sum is always the same.
+template <class V, class F, int kGroups, int kRows>
+inline void float_tile(const LinearTask& t, size_t group, size_t row) {
+    const auto* weights = reinterpret_cast<const typename F::Packed*>(t.weights);
+    const typename F::Packed* w[kGroups];
+    const float* x[kRows];
+    typename V::Float sums[kGroups][kRows];
+    for (int r = 0; r < kRows; ++r) {
+        x[r] = reinterpret_cast<const float*>(t.x + (row + r) * t.x_stride);
+    }
+    for (int g = 0; g < kGroups; ++g) {
+        w[g] = weights + (group + g) * t.width;
+        for (int r = 0; r < kRows; ++r) sums[g][r] = V::zero();
+    }
+    for (size_t k = 0; k < t.width; ++k) {
+        typename V::Float loaded[kGroups];
+        for (int g = 0; g < kGroups; ++g) loaded[g] = F::load(w[g][k]);
+        for (int r = 0; r < kRows; ++r) {
+            const typename V::Float a = V::splat(x[r][k]);
+            for (int g = 0; g < kGroups; ++g) sums[g][r] = V::fmadd(loaded[g], a, sums[g][r]);
+        }
+    }
+    for (int g = 0; g < kGroups; ++g) {
+        for (int r = 0; r < kRows; ++r) finish_float_rows<V>(t, group + g, row + r, sums[g][r]);
+    }
+}
+
+template <class V, class F, int kGroups>
+inline void float_rows(const LinearTask& t, size_t group) {
+    size_t row = 0;
+    for (; row + V::kTile <= t.num_rows; row += V::kTile) {
+        float_tile<V, F, kGroups, V::kTile>(t, group, row);
+    }
+    for (; row < t.num_rows; ++row) float_tile<V, F, kGroups, 1>(t, group, row);
+}
+
+template <class V, class F>
+void run_float(const LinearTask& t) {
+    size_t group = t.group_begin;
+    if (t.num_rows == 1) {
+        for (; group + 4 <= t.group_end; group += 4) float_rows<V, F, 4>(t, group);
+    }
+    for (; group + 2 <= t.group_end; group += 2) float_rows<V, F, 2>(t, group);
+    for (; group < t.group_end; ++group) float_rows<V, F, 1>(t, group);
+}
+
+// Puts the kernels of the float types into the table.
+template <class V>
+void fill_float(KernelTable& table) {
+    auto entry = [&](WeightType type, void (*kernel)(const LinearTask&)) {
+        table.linear[static_cast<int>(type)].run = kernel;
+    };
+    using F = FloatFormats<V>;
+    entry(WeightType::F32, run_float<V, typename F::F32>);
+    entry(WeightType::F16, run_float<V, typename F::F16>);
+    entry(WeightType::BF16, run_float<V, typename F::BF16>);
+}
+
+}  // namespace
+}  // namespace tektra
