@@ -5,12 +5,11 @@
 #
 # `name` is the folder native/kernels/<name>/, and TEKTRA_HAVE_<NAME>=1 for the core where the set
 # was built. A set without a folder, or whose flags the compiler does not know, is left out.
-# The warnings that AVX-512 turns off are false ones of GCC 12 inside its own headers.
 # Which of the built sets runs is decided at load time, from the machine: never here.
 set(TEKTRA_INSTRUCTION_SETS
     "avx2 | x86_64 | -mavx2 -mfma -mf16c | /arch:AVX2"
     "avxvnni | x86_64 | -mavxvnni -mavx2 -mfma -mf16c | /arch:AVX2"
-    "avx512vnni | x86_64 | -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -Wno-uninitialized -Wno-maybe-uninitialized | /arch:AVX512"
+    "avx512vnni | x86_64 | -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c | /arch:AVX512"
 )
 
 # Sets `out` to the architecture that is compiled for: x86_64, arm64, or the name CMake has for it.
@@ -66,6 +65,11 @@ function(tektra_add_instruction_sets core architecture)
         add_library(tektra_kernels_${name} OBJECT ${sources})
         target_link_libraries(tektra_kernels_${name} PRIVATE tektra_options)
         target_compile_options(tektra_kernels_${name} PRIVATE ${flags})
+        if(name MATCHES "^avx512" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+            # false ones, inside the compiler's own header of intrinsics
+            target_compile_options(tektra_kernels_${name} PRIVATE
+                -Wno-uninitialized -Wno-maybe-uninitialized)
+        endif()
         target_sources(${core} PRIVATE $<TARGET_OBJECTS:tektra_kernels_${name}>)
         target_compile_definitions(${core} PUBLIC TEKTRA_HAVE_${upper}=1)
         list(APPEND built ${name})

@@ -40,7 +40,7 @@ def peer_python() -> Path:
                 "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON "
                 "-DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON"
             )
-        install = [python, "-m", "pip", "install", "-q", "--no-cache-dir", PEER]
+        install = [str(python), "-m", "pip", "install", "-q", "--no-cache-dir", PEER]
         subprocess.run(install, check=True, env=environment)
     return python
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 
+#include "sampler_buckets.h"
 #include "sampler_candidates.h"
 #include "tektra/philox.h"
 
@@ -14,6 +15,9 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kMaxFloat = std::numeric_limits<float>::max();
+
+// Up to here top-k lists the candidates one by one.
+constexpr std::size_t kMostListed = 1024;
 
 // Above this a DRY penalty stops growing: enough to put a token last, and still a finite logit.
 constexpr double kMaxDryPenalty = 1e30;
@@ -46,6 +50,12 @@ std::int32_t first_best(const BlockedRow& row) {
                                      row.values);
 }
 
+bool is_all_equal(const BlockedRow& row) {
+    const auto is_best = [&](float value) { return value == row.best; };
+    return std::all_of(row.block_maxima, row.block_maxima + row.num_blocks(), is_best) &&
+           std::all_of(row.values, row.values + row.size, is_best);
+}
+
 [[noreturn]] void throw_nan() {
     throw std::runtime_error("the model returned logits that are not a number (NaN)");
 }
@@ -58,6 +68,7 @@ struct SamplerScratch::Buffers {
     Buffer<float> raw_maxima;
     Buffer<float> flattened;
     Candidates candidates;
+    BucketedCandidates bucketed;
     RepetitionScratch repetitions;
 
     // Finds the maxima of `values`; true where there is a NaN.
@@ -250,26 +261,58 @@ void Sampler::penalize(float* values) const {
 
 std::int32_t Sampler::choose(BlockedRow& row, Buffers& buffers) {
     if (config_.temperature > 0.0) {
-        return config_.mirostat ? choose_mirostat(row, buffers.candidates)
-                                : choose_filtered(row, buffers.candidates);
+        return config_.mirostat ? choose_mirostat(row, buffers) : choose_filtered(row, buffers);
     }
     return first_best(row);
 }
 
 // The filters from top-k to XTC, then the draw. Where they allow it, candidates that cannot come
 // through are never collected, which changes the work and not the outcome.
-std::int32_t Sampler::choose_filtered(BlockedRow& row, Candidates& candidates) const {
+std::int32_t Sampler::choose_filtered(BlockedRow& row, Buffers& buffers) const {
+    Candidates& candidates = buffers.candidates;
     const bool has_typical = config_.typical_p < 1.0;
     const bool has_top_p = config_.top_p < 1.0;
     const bool has_min_p = config_.min_p > 0.0;
     const bool has_xtc = uniform(config_.seed, num_generated_, RandomPurpose::kExcludeTopChoices) <
                          config_.xtc_probability;
     const double number = uniform(config_.seed, num_generated_, RandomPurpose::kToken);
+    if (is_all_equal(row)) return choose_of_equals(row.size, has_xtc, number);
     const float scale = inverse_temperature(config_.temperature);
     const double min_p_distance =
         has_min_p ? -std::log(config_.min_p) : std::numeric_limits<double>::infinity();
 
-    if (config_.top_k > 0 && static_cast<std::size_t>(config_.top_k) < row.size) {
+    const bool has_top_k = config_.top_k > 0 && static_cast<std::size_t>(config_.top_k) < row.size;
+    const bool is_filtered = has_typical || has_top_p || has_xtc;
+    const double left = has_typical            ? 1.0 - config_.typical_p
+                        : has_top_p            ? 1.0 - config_.top_p
+                        : has_min_p || has_xtc ? 0.0
+                                               : 1.0 - number;
+    bool is_many = false;
+    if (has_top_k) {
+        is_many = static_cast<std::size_t>(config_.top_k) > kMostListed;
+    } else {
+        const float judged = is_filtered ? 1.0f : scale;
+        double distance = has_typical ? std::numeric_limits<double>::infinity() : min_p_distance;
+        if (left > 0.0) {
+            const double total = BucketedCandidates::estimated_total(*kernels_, row, judged);
+            distance = std::min(distance, negligible_distance(row.size, left, total) / judged);
+        }
+        is_many = BucketedCandidates::has_many(row, distance);
+    }
+    BucketedCandidates& bucketed = buffers.bucketed;
+    bool is_bucketed = is_many;
+    if (is_many) {
+        bucketed.start(kernels_, row, scale, is_filtered, has_typical, candidates);
+        if (has_top_k) bucketed.keep_best(static_cast<std::size_t>(config_.top_k));
+        if (has_typical) is_bucketed = bucketed.keep_typical(config_.typical_p);
+    }
+    if (is_bucketed) {
+        if (has_top_p) bucketed.keep_top_p(config_.top_p);
+        if (has_min_p) bucketed.keep_min_p(config_.min_p);
+        if (has_xtc) bucketed.exclude_top_choices(config_.xtc_threshold);
+        return bucketed.draw(number);
+    }
+    if (has_top_k) {
         candidates.collect_best(row, static_cast<std::size_t>(config_.top_k));
         if (has_typical) candidates.keep_typical(config_.typical_p);
         if (has_top_p) candidates.keep_top_p(config_.top_p);
@@ -303,10 +346,27 @@ std::int32_t Sampler::choose_filtered(BlockedRow& row, Candidates& candidates) c
     return candidates.id(candidates.draw(number, scale));
 }
 
+// The same where all are equally good: they are then in order of id, and each weighs 1.
+std::int32_t Sampler::choose_of_equals(std::size_t size, bool has_xtc, double number) const {
+    double left = static_cast<double>(size);
+    if (config_.top_k > 0) left = std::min(left, static_cast<double>(config_.top_k));
+    if (config_.typical_p < 1.0) left = std::max(1.0, std::ceil(config_.typical_p * left));
+    if (config_.top_p < 1.0) left = std::max(1.0, std::ceil(config_.top_p * left));
+    if (has_xtc && 1.0 >= config_.xtc_threshold * left) return static_cast<std::int32_t>(left) - 1;
+    return static_cast<std::int32_t>(std::min(std::floor(number * left), left - 1.0));
+}
+
 // Version 2, after Basu et al. 2021; the bound on the surprise starts at twice the target.
-std::int32_t Sampler::choose_mirostat(const BlockedRow& row, Candidates& candidates) {
+std::int32_t Sampler::choose_mirostat(const BlockedRow& row, Buffers& buffers) {
     const float scale = inverse_temperature(config_.temperature);
-    const double total = kernels_->exp_sum(row.values, row.size, row.best, scale, kLowestExponent);
+    BucketedCandidates& bucketed = buffers.bucketed;
+    const double reach = mirostat_bound_ * std::log(2.0) -
+                         std::log(BucketedCandidates::estimated_total(*kernels_, row, scale));
+    const bool is_many = BucketedCandidates::has_many(row, reach / scale);
+    if (is_many) bucketed.start(kernels_, row, scale, false, false, buffers.candidates);
+    const double total =
+        is_many ? bucketed.drawn_total()
+                : kernels_->exp_sum(row.values, row.size, row.best, scale, kLowestExponent);
     const double lowest = std::log(total) - mirostat_bound_ * std::log(2.0);
     std::int32_t token;
     double surprise = 0.0;
@@ -314,6 +374,14 @@ std::int32_t Sampler::choose_mirostat(const BlockedRow& row, Candidates& candida
         token = first_best(row);
     } else {
         const double number = uniform(config_.seed, num_generated_, RandomPurpose::kToken);
+        if (is_many) {
+            bucketed.keep_scaled_from(lowest);
+            token = bucketed.draw(number);
+            surprise = -std::log2(bucketed.drawn_weight(token) / bucketed.drawn_total());
+            mirostat_bound_ -= config_.mirostat_eta * (surprise - config_.mirostat_tau);
+            return token;
+        }
+        Candidates& candidates = buffers.candidates;
         const double kept = weight_from(row, lowest, scale);
         const double distance =
             std::min(-lowest, negligible_distance(row.size, 1.0 - number, kept));

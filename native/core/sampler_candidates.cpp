@@ -225,7 +225,9 @@ std::size_t Candidates::narrow(std::size_t count, double& before, MemberOf membe
 
 // The first candidate, in order, with which the sum of weights reaches the target, or with
 // `beyond` passes it; the last candidate where the sum never does. No weights: each counts 1.
-std::uint32_t Candidates::boundary(double target, bool beyond, const float* weights) {
+// `before` is the weight of what comes before all of them.
+std::uint32_t Candidates::boundary(double target, bool beyond, const float* weights,
+                                   double before) {
     const float* keys = keys_.data();
     const float* values = values_.data();
     std::uint32_t* members = members_.reserve(size_);
@@ -235,7 +237,6 @@ std::uint32_t Candidates::boundary(double target, bool beyond, const float* weig
     const auto itself = [](std::size_t m) { return m; };
     const auto listed = [=](std::size_t m) { return members[m]; };
 
-    double before = 0.0;  // weight of what comes before all members
     std::size_t count = size_;
     if (count > kSortAtMost) count = narrow(count, before, itself, weight_of, reached);
     if (count == size_) {
@@ -249,7 +250,21 @@ std::uint32_t Candidates::boundary(double target, bool beyond, const float* weig
     const auto is_equal = [=](std::uint32_t i) {
         return keys[i] == keys[members[0]] && values[i] == values[members[0]];
     };
-    if (!std::all_of(members, members + count, is_equal)) {
+    if (std::all_of(members, members + count, is_equal)) {
+        // So many whole steps that none of them reaches the target; the rest is summed up.
+        const double weight = weight_of(members[0]);
+        const double steps = std::floor((target - before) / weight) - 2.0;
+        if (steps > 0.0) {
+            const double most = static_cast<double>(count - 1);
+            const double skipped = std::min(steps, most);
+            before += skipped * weight;
+            for (std::size_t m = static_cast<std::size_t>(skipped); m < count; ++m) {
+                before += weight;
+                if (reached(before)) return members[m];
+            }
+            return members[count - 1];
+        }
+    } else {
         std::sort(members, members + count,
                   [this](std::uint32_t a, std::uint32_t b) { return is_before(a, b); });
     }

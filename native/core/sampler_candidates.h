@@ -86,10 +86,12 @@ class Candidates {
     std::int32_t id(std::size_t index) { return static_cast<std::int32_t>(ids_.data()[index]); }
 
   private:
+    friend class BucketedCandidates;  // works on the candidates of one bucket at a time
+
     void reserve(std::size_t count);
     void find_best();
     void set_distance_keys();
-    std::uint32_t boundary(double target, bool beyond, const float* weights);
+    std::uint32_t boundary(double target, bool beyond, const float* weights, double before = 0.0);
     bool is_before(std::uint32_t a, std::uint32_t b);
     template <typename MemberOf, typename WeightOf, typename Reached>
     std::size_t narrow(std::size_t count, double& before, MemberOf member_of, WeightOf weight_of,

@@ -5,35 +5,37 @@
 namespace tektra {
 
 void TokenCounts::add(std::int32_t token) {
-    if (2 * (num_used_ + 1) > entries_.size()) grow();
-    Entry& entry = find(token);
-    if (entry.token < 0) {
-        entry.token = token;
-        ++num_used_;
+    if (2 * (entries_.size() + 1) > places_.size()) rebuild();
+    std::int32_t& place = places_[slot_of(token)];
+    if (place < 0) {
+        place = static_cast<std::int32_t>(entries_.size());
+        entries_.push_back({token, 0});
     }
-    ++entry.count;
+    ++entries_[static_cast<std::size_t>(place)].count;
 }
 
 void TokenCounts::remove(std::int32_t token) {
-    --find(token).count;
+    --entries_[static_cast<std::size_t>(places_[slot_of(token)])].count;
 }
 
-TokenCounts::Entry& TokenCounts::find(std::int32_t token) {
-    const std::size_t mask = entries_.size() - 1;
+std::size_t TokenCounts::slot_of(std::int32_t token) const {
+    const std::size_t mask = places_.size() - 1;
     // Fibonacci hashing: neighbouring ids are common and should not become neighbours here.
     std::size_t slot = (static_cast<std::uint32_t>(token) * 0x9E3779B1u >> 8) & mask;
-    while (entries_[slot].token >= 0 && entries_[slot].token != token) slot = (slot + 1) & mask;
-    return entries_[slot];
+    while (places_[slot] >= 0 && entries_[static_cast<std::size_t>(places_[slot])].token != token) {
+        slot = (slot + 1) & mask;
+    }
+    return slot;
 }
 
-void TokenCounts::grow() {
-    std::vector<Entry> old(std::max<std::size_t>(64, 2 * entries_.size()));
-    old.swap(entries_);
-    num_used_ = 0;
-    for (const Entry& entry : old) {
-        if (entry.count == 0) continue;  // free, or left the window
-        find(entry.token) = entry;
-        ++num_used_;
+// Drops what has left the window, and makes room for as many again as remain.
+void TokenCounts::rebuild() {
+    std::erase_if(entries_, [](const Entry& entry) { return entry.count == 0; });
+    std::size_t size = 64;
+    while (size < 4 * (entries_.size() + 1)) size *= 2;
+    places_.assign(size, -1);
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+        places_[slot_of(entries_[i].token)] = static_cast<std::int32_t>(i);
     }
 }
 

@@ -6,7 +6,6 @@ engine below it knows nothing of lists of texts, messages or event loops.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -105,11 +104,12 @@ class LLM(LocalModel):
 
         Args:
             prompt: a text, token ids, or a list of those.
-            params: how to choose tokens and when to stop.
+            params: how to choose tokens and when to stop; None: `default_sampling`.
             stream: return an iterator of chunks. It hands in the request when it is first read;
                 closing it cancels the request. Chunks of several prompts come as they come,
                 ``index`` says whose they are.
-            overrides: fields of `SamplingParams` to use instead of those in ``params``.
+            overrides: fields of `SamplingParams` to use instead of those in ``params``, or in
+                `default_sampling` where there are none.
 
         Returns:
             The completion; of a list of prompts a list in the same order, in which a prompt that
@@ -121,8 +121,8 @@ class LLM(LocalModel):
             QueueFullError: too many requests wait.
             BackendError: the model failed on the prompt.
         """
-        chosen = _params(params, overrides)
-        requests, single = self._generate_requests(prompt, chosen, stream)
+        choose = self._chooser(params, overrides)
+        requests, single = self._generate_requests(prompt, choose(), stream)
         return self._run(requests, single, stream)
 
     @overload
@@ -167,10 +167,10 @@ class LLM(LocalModel):
 
         Cancelling the task, or closing the iterator, cancels the request.
         """
-        chosen = _params(params, overrides)
+        choose = self._chooser(params, overrides)
 
         def prepare() -> _Requests:
-            return self._generate_requests(prompt, chosen, stream)
+            return self._generate_requests(prompt, choose(), stream)
 
         return self._astream(prepare) if stream else self._acomplete(prepare)
 
@@ -229,10 +229,10 @@ class LLM(LocalModel):
             TemplateError: there is no template, or it fails on the messages.
             TektraError: as for `generate`.
         """
-        chosen = _params(params, overrides)
+        choose = self._chooser(params, overrides)
         request = self._chat_request(
             messages,
-            chosen,
+            choose(),
             stream,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
@@ -287,12 +287,12 @@ class LLM(LocalModel):
 
         Cancelling the task, or closing the iterator, cancels the request.
         """
-        chosen = _params(params, overrides)
+        choose = self._chooser(params, overrides)
 
         def prepare() -> _Requests:
             request = self._chat_request(
                 messages,
-                chosen,
+                choose(),
                 stream,
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
@@ -304,6 +304,17 @@ class LLM(LocalModel):
         return self._astream(prepare) if stream else self._acomplete_one(prepare)
 
     # From what callers pass to requests, and back
+
+    def _chooser(
+        self, params: SamplingParams | None, overrides: Mapping[str, Any]
+    ) -> Callable[[], SamplingParams]:
+        """Checks the settings now; what it returns waits for the model where that must be asked."""
+        if params is not None and not isinstance(params, SamplingParams):
+            raise InvalidParameterError("params", f"must be SamplingParams, not {params!r:.60}")
+        chosen = (params or SamplingParams()).replace(**overrides)
+        if params is not None:
+            return lambda: chosen
+        return lambda: self.default_sampling.replace(**overrides)
 
     def _generate_requests(
         self, prompt: Prompt | PromptList, params: SamplingParams, stream: bool
@@ -356,6 +367,8 @@ class LLM(LocalModel):
         return completions[0] if single else completions
 
     async def _acomplete(self, prepare: Callable[[], _Requests]) -> Completion | list[Completion]:
+        import asyncio  # here, because it is a tenth of the time that importing tektra.llm takes
+
         # Waiting for a model that still loads, and tokenizing a long text, block: not here.
         requests, single = await asyncio.to_thread(prepare)
         engine = self._runtime.ready().engine
@@ -368,6 +381,8 @@ class LLM(LocalModel):
         return result
 
     async def _astream(self, prepare: Callable[[], _Requests]) -> AsyncGenerator[Chunk, None]:
+        import asyncio
+
         requests, _ = await asyncio.to_thread(prepare)
         chunks = aiter_chunks(self._runtime.ready().engine, requests)
         try:
@@ -375,10 +390,3 @@ class LLM(LocalModel):
                 yield chunk
         finally:
             await chunks.aclose()
-
-
-def _params(params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
-    if params is not None and not isinstance(params, SamplingParams):
-        raise InvalidParameterError("params", f"must be SamplingParams, not {params!r:.60}")
-    chosen = params or SamplingParams()
-    return chosen.replace(**overrides) if overrides else chosen

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Generator, Mapping, Sequence
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tektra.engine.outputs import Chunk, Completion, Timings
 from tektra.engine.sampling_params import SamplingParams
@@ -27,8 +27,11 @@ class FakeLLM:
     Attributes:
         requests: every prompt or list of messages that was asked for.
         params: the parameters of each.
+        recommended: the parameters that every such model recommends.
         cancelled: how many streams were closed before their end.
     """
+
+    recommended: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, reference: str = "fake", **options: Any) -> None:
         self.reference = reference
@@ -40,6 +43,7 @@ class FakeLLM:
         self.cancelled = 0
         self.closed = False
         self.chat_template = True
+        self.default_sampling = SamplingParams(**FakeLLM.recommended)
         progress = options.get("progress")
         if progress is not None:
             progress(ProgressEvent("map", reference, 1, 1, "items"))

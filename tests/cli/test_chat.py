@@ -97,6 +97,21 @@ def test_a_failed_question_is_taken_back(terminal: Terminal) -> None:
     assert terminal.last == [("user", "short")]
 
 
+def test_set_shows_and_restores_what_the_model_recommends(terminal: Terminal) -> None:
+    terminal.llm.default_sampling = SamplingParams(temperature=0.2)
+    _, err = terminal.chat(
+        "/set", "/set temperature 0.5", "/set top_p 0.3", "/set temperature none",
+        "/set top_p none", "/set repetition_penalty off", "x", params=terminal.llm.default_sampling,
+    )  # fmt: skip
+    listed, changed = err.split("temperature is 0.5\n")
+    assert "temperature            0.2  (recommended by the model)\n" in listed
+    assert listed.count("recommended") == 1
+    assert "temperature is 0.2  (recommended by the model)\n" in changed
+    assert "top_p is 0.95\n" in changed
+    assert "must be a number, not 'off'" in changed
+    assert terminal.llm.params == [SamplingParams(temperature=0.2)]
+
+
 def test_an_answer_that_was_cut_says_so(terminal: Terminal) -> None:
     out, err = terminal.chat("a b c", params=SamplingParams(max_tokens=2))
     assert out == "A B\n"

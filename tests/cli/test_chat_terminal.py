@@ -135,6 +135,23 @@ def test_a_chat(screen: Screen, environment: dict[str, str]) -> None:
     assert history.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_is_typed_during_an_answer_is_not_in_it(environment: dict[str, str]) -> None:
+    screen = Screen(environment | {"TEKTRA_TEST_DELAY": "0.05"}, "run", "m.gguf")
+    try:
+        screen.wait_for_prompt()
+        screen.type("a b c d e f g h i j k l m n o p" + ENTER)
+        screen.wait_for("A B C")
+        screen.type("typed ahead" + ENTER)
+        # The pieces of the answer follow each other; then comes the line that was typed.
+        assert "typed" not in screen.wait_for(" D E F G H I J K L M N O P")
+        screen.wait_for("TYPED AHEAD")
+        screen.wait_for_prompt()
+        screen.type(CTRL_D)
+        assert screen.end() == 0
+    finally:
+        screen.close()
+
+
 def test_the_up_key_brings_back_a_line_of_an_earlier_chat(
     screen: Screen, environment: dict[str, str]
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 from tests.cli.conftest import Invoke
@@ -66,7 +65,7 @@ def test_the_defaults_in_the_help_are_those_of_the_parameters() -> None:
         elif name == "dry_sequence_breakers":
             assert tuple(option.default.replace(r"\n", "\n").split(" ")) == value
         else:
-            assert parse_setting(name, option.default) == value, name
+            assert parse_setting(name, option.default, SamplingParams()) == value, name
 
 
 @pytest.mark.parametrize(
@@ -123,10 +122,13 @@ def test_a_near_command_is_suggested(invoke: Invoke) -> None:
 
 def test_the_devices_are_the_same_everywhere(invoke: Invoke) -> None:
     from tektra.backends.select import DEVICES as selectable
-    from tektra.cli.options import DeviceOption
     from tektra.config import DEVICES
 
-    (choices, _) = get_args(get_args(DeviceOption)[0])
-    assert DEVICES == get_args(choices) == tuple(selectable)
+    assert tuple(selectable) == DEVICES
+    refused = invoke("run", "m.gguf", "x", "--device", "abacus")
+    assert refused.exit_code == 2
+    assert f"Invalid value for '--device': 'abacus' is none of {', '.join(DEVICES)}\n" in (
+        refused.stderr
+    )
     for name in DEVICES:
         assert name in invoke("run", "--help").stdout

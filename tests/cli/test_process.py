@@ -128,3 +128,38 @@ def test_closed_standard_input(environment: dict[str, str]) -> None:
     )  # fmt: skip
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("args", [("--help",), ("run", "--help"), ("--version",), ("doctor",)])
+def test_a_full_disk_is_an_error_of_every_command(
+    environment: dict[str, str], args: tuple[str, ...]
+) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, FAKE_PROGRAM, *args],
+            env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: input or output: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_closed_output(environment: dict[str, str], closed: int) -> None:
+    command = '"$0" "$1" run m.gguf "one two" ' + f"{closed}>&-"
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, FAKE_PROGRAM],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    if closed == 1:
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: standard output is closed\n")
+    else:
+        assert (done.returncode, done.stdout) == (0, "ONE TWO\n")
+
+
+def test_a_prompt_in_utf8_under_a_locale_without_it(environment: dict[str, str]) -> None:
+    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with started(environment, "run", "m.gguf", "écris", "--json") as process:
+        out, err = process.communicate(timeout=30)
+    assert json.loads(out)["text"] == "ÉCRIS", err

@@ -82,6 +82,21 @@ def test_every_option_reaches_the_parameters(invoke: Invoke, fake: list[FakeLLM]
         assert getattr(fake[0].params[0], name) != getattr(default, name), f"{name} was not tried"
 
 
+def test_options_that_are_not_given_are_what_the_model_recommends(
+    invoke: Invoke, fake: list[FakeLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeLLM, "recommended", {"temperature": 0.2, "top_p": 0.9})
+    invoke("run", "m.gguf", "x")
+    invoke("run", "m.gguf", "x", "--temperature", "0.8", "--seed", "4")
+    assert fake[0].params == [SamplingParams(temperature=0.2, top_p=0.9)]
+    assert fake[1].params == [SamplingParams(temperature=0.8, top_p=0.9, seed=4)]
+
+
+def test_one_person_needs_room_for_one_request(invoke: Invoke, fake: list[FakeLLM]) -> None:
+    invoke("run", "m.gguf", "x")
+    assert fake[0].options["max_batch"] == 1
+
+
 def test_load_options_come_from_options_before_the_environment(
     invoke: Invoke, fake: list[FakeLLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 from tests.cli.conftest import Invoke
-from tests.fixtures.tiny_model import CHAT_TEMPLATE, CONTEXT, VOCAB
+from tests.fixtures.tiny_model import CHAT_TEMPLATE, CONTEXT, VOCAB, write_tiny_model
 
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.gguf_values import Typed
@@ -50,6 +50,19 @@ def test_metadata_tokenizer_and_template(shown: dict[str, Any]) -> None:
     assert shown["tokenizer"]["eos"] == "2 '<|im_end|>'"
     (template,) = shown["templates"]
     assert (template["name"], template["characters"]) == ("default", len(CHAT_TEMPLATE))
+
+
+def test_recommended_sampling(invoke: Invoke, tmp_path: Path, shown: dict[str, Any]) -> None:
+    assert shown["sampling"] == {"recommended": {}, "not_followed": {}}
+    more = {"general.sampling.temp": Typed(0.6, "f32"), "general.sampling.sequence": "topk;temp"}
+    path = write_tiny_model(tmp_path / "warm.gguf", more=more)
+    text = invoke("show", path, "--device", "reference").stdout
+    assert "recommended: temperature 0.6\n" in text
+    assert "not followed" in text
+    assert "general.sampling.sequence: the order" in text
+    bad = write_tiny_model(tmp_path / "bad.gguf", more={"general.sampling.temp": "hot"})
+    summary = json.loads(invoke("show", bad, "--json").stdout)
+    assert summary["unsupported"].startswith("general.sampling.temp: ")
 
 
 def test_memory_is_that_of_the_backend(

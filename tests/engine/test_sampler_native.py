@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -132,6 +133,24 @@ LARGE = {
     "xtc": SamplingParams(top_k=0, min_p=0.0, xtc_probability=1.0, xtc_threshold=0.01),
     "mirostat": SamplingParams(mirostat=2),
     "many": SamplingParams(top_k=30000, top_p=0.9),
+    "many, typical": SamplingParams(top_k=30000, top_p=0.9, typical_p=0.8, min_p=0.0),
+    "typical, cold": SamplingParams(top_k=0, typical_p=0.8, min_p=0.0, temperature=0.1),
+    "xtc, all but the last": SamplingParams(
+        top_k=0, min_p=0.0, xtc_probability=1.0, xtc_threshold=0.0
+    ),
+    "hot": SamplingParams(top_k=0, top_p=1.0, min_p=0.0, temperature=30.0),
+    "cold": SamplingParams(top_k=0, min_p=0.0, temperature=0.05),
+}
+
+# Logits that are hard on buckets of values: on a grid, one far above, two narrow groups, a few far
+# below all others.
+HARD: dict[str, Callable[[np.random.Generator, Any], Any]] = {
+    "grid": lambda rng, x: np.round(2 * x) / 2,
+    "outlier": lambda rng, x: np.where(np.arange(x.size) == 777, 12.0, 0.01 * x),
+    "two groups": lambda rng, x: 0.01 * x - 9.0 * (rng.random(x.size) < 0.7),
+    "sentinels": lambda rng, x: np.where(rng.random(x.size) < 0.2, -1e30, x),
+    "mostly banned": lambda rng, x: np.where(rng.random(x.size) < 0.9, -np.inf, x),
+    "equal": lambda rng, x: 0 * x - 3.0,
 }
 
 
@@ -148,6 +167,35 @@ def test_same_over_a_large_vocabulary(name: str, spread: float) -> None:
         result = sampler.sample(logits)
         assert_same(reference.sample(logits), result)
         assert scalar.sample(logits) == result  # to the last bit
+
+
+@pytest.mark.parametrize("shape", HARD)
+@pytest.mark.parametrize("name", LARGE)
+def test_same_where_buckets_are_hard(name: str, shape: str) -> None:
+    vocab = 20_001
+    rng = np.random.default_rng(4)
+    reference = ReferenceSampler(LARGE[name], vocab, seed=5)
+    sampler = native.NativeSampler(LARGE[name], vocab, seed=5)
+    scalar = native.NativeSampler(LARGE[name], vocab, seed=5, isa="scalar")
+    for _ in range(4):
+        logits = HARD[shape](rng, rng.normal(size=vocab)).astype(np.float32)
+        result = sampler.sample(logits)
+        assert_same(reference.sample(logits), result)
+        assert scalar.sample(logits) == result
+
+
+def test_typical_where_keys_cannot_be_told_apart() -> None:
+    """Values nearer to each other than the rounding of their distance from the entropy."""
+    vocab = 5000
+    params = SamplingParams(top_k=0, top_p=1.0, min_p=0.0, typical_p=0.95, temperature=1.0)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        logits = (1e-30 * rng.normal(size=vocab)).astype(np.float32)
+        logits[rng.integers(0, vocab, 5)] -= 0.7
+        reference = ReferenceSampler(params, vocab, seed=seed)
+        sampler = native.NativeSampler(params, vocab, seed=seed)
+        for _ in range(3):
+            assert_same(reference.sample(logits), sampler.sample(logits))
 
 
 def test_instruction_sets_agree_to_the_bit() -> None:

@@ -108,6 +108,13 @@ def test_a_missing_file_suggests_what_is_near(tmp_path: Path) -> None:
         resolve(str(tmp_path / "no" / "m.gguf"))
 
 
+def test_an_ending_alone_makes_no_names_near(tmp_path: Path) -> None:
+    touch(tmp_path / "loop.gguf")
+    with pytest.raises(ModelNotFoundError) as caught:
+        resolve(str(tmp_path / "nope.gguf"))
+    assert caught.value.remedy is None
+
+
 def test_what_is_neither_file_nor_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelReferenceError, match="neither a file nor a directory"):
         resolve(os.devnull)

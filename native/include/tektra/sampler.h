@@ -111,8 +111,9 @@ class Sampler {
     void exclude(std::int32_t token, const float* logits, float* values) const;
     void penalize(float* values) const;
     std::int32_t choose(BlockedRow& row, Buffers& buffers);
-    std::int32_t choose_filtered(BlockedRow& row, Candidates& candidates) const;
-    std::int32_t choose_mirostat(const BlockedRow& row, Candidates& candidates);
+    std::int32_t choose_filtered(BlockedRow& row, Buffers& buffers) const;
+    std::int32_t choose_of_equals(std::size_t size, bool has_xtc, double number) const;
+    std::int32_t choose_mirostat(const BlockedRow& row, Buffers& buffers);
     double total_weight(BlockedRow& row) const;
     double weight_from(const BlockedRow& row, double lowest, float scale) const;
     void report(Sampled& sampled, BlockedRow& raw, Candidates& candidates);

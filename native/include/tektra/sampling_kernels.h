@@ -74,11 +74,11 @@ struct SamplingKernels {
     std::size_t (*collect)(const float* values, std::size_t n, float low, std::uint32_t first_id,
                            float* out_values, std::uint32_t* out_ids);
 
-    // Writes the bucket of each value and adds its weights to the sums of the bucket: `first` to
-    // the first, to the second `second` or, where that is null, the product of the first and
-    // value - best, at least -128.
+    // Writes the bucket of each value and adds to the sums of the bucket: `first` to the first; to
+    // the second, where `has_moment`, the product of that and value - best, which is taken as at
+    // least -128, else `second` where it is not null.
     void (*bucket_sums)(const float* values, std::size_t n, ValueBuckets buckets, float best,
-                        const BucketWeight& first, const BucketWeight* second,
+                        const BucketWeight& first, const BucketWeight* second, bool has_moment,
                         std::uint8_t* numbers, BucketSums& sums);
 
     // The places of the numbers from `first` to `last`, in order. Returns how many.

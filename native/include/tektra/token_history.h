@@ -13,20 +13,21 @@ namespace tektra {
 class TokenCounts {
   public:
     struct Entry {
-        std::int32_t token = -1;  // -1: free
-        std::int32_t count = 0;   // 0: was present once
+        std::int32_t token;
+        std::int32_t count;  // 0: was present once
     };
 
     void add(std::int32_t token);
-    void remove(std::int32_t token);
+    void remove(std::int32_t token);  // that is present
     std::span<const Entry> entries() const { return entries_; }
 
   private:
-    Entry& find(std::int32_t token);
-    void grow();
+    // Where `token` is in places_, or the free slot where it would be.
+    std::size_t slot_of(std::int32_t token) const;
+    void rebuild();
 
-    std::vector<Entry> entries_;  // open addressing; a power of two long
-    std::size_t num_used_ = 0;
+    std::vector<Entry> entries_;        // side by side: all of them are gone through for each token
+    std::vector<std::int32_t> places_;  // in entries_, -1: free. Open addressing, a power of two
 };
 
 // A token that would continue a repetition, and how long the repetition before it is.

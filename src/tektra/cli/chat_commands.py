@@ -131,7 +131,7 @@ def _set(chat: Chat, text: str) -> bool:
     name = name.lower().lstrip("-").replace("-", "_")
     if not name:
         for field_name in SAMPLING_OPTIONS:
-            _say(f"  {field_name:<22} {getattr(chat.params, field_name)!r}")
+            _say(f"  {field_name:<22} {_setting(chat, field_name)}")
         return False
     if name not in SAMPLING_OPTIONS:
         near = difflib.get_close_matches(name, SAMPLING_OPTIONS, n=1, cutoff=0.5)
@@ -143,9 +143,19 @@ def _set(chat: Chat, text: str) -> bool:
     if name == "logprobs":
         raise InvalidParameterError(name, "a chat does not show log-probabilities")
     if value:
-        chat.params = chat.params.replace(**{name: parse_setting(name, value)})
-    _say(f"{name} is {getattr(chat.params, name)!r}")
+        setting = parse_setting(name, value, chat.llm.default_sampling)
+        chat.params = chat.params.replace(**{name: setting})
+    _say(f"{name} is {_setting(chat, name)}")
     return False
+
+
+def _setting(chat: Chat, name: str) -> str:
+    """A parameter's value, and whose it is where it is neither the default nor the person's."""
+    from tektra.engine.sampling_params import SamplingParams
+
+    value, recommended = getattr(chat.params, name), getattr(chat.llm.default_sampling, name)
+    of_model = value == recommended != getattr(SamplingParams(), name)
+    return f"{value!r}" + ("  (recommended by the model)" if of_model else "")
 
 
 def _save(chat: Chat, text: str) -> bool:

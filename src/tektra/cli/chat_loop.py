@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tektra.cli.answer import stream_answer, timings_line
 from tektra.cli.chat_commands import COMMANDS, Chat, run_command
 from tektra.cli.conversation import Conversation
-from tektra.cli.line_editor import ReadLine, line_reader
+from tektra.cli.line_editor import ReadLine, line_reader, typing_unseen
 from tektra.cli.render import print_error
 from tektra.config import state_dir
 from tektra.errors import ContextLengthError, TektraError
@@ -84,7 +84,9 @@ def _answer(chat: Chat, *, verbose: bool) -> None:
     """Answers the question at the end of the conversation."""
     messages = chat.conversation.messages
     try:
-        answer = stream_answer(chat.llm, chat.conversation.for_model(), chat.params)
+        # An echo of what is typed ahead would stand in the middle of the answer.
+        with typing_unseen():
+            answer = stream_answer(chat.llm, chat.conversation.for_model(), chat.params)
     except TektraError as error:
         # A question that cannot be answered would stand in the way of the next one.
         messages.pop()

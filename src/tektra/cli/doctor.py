@@ -6,7 +6,6 @@ It looks and reports; it loads no model and changes nothing.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import platform
 import shutil
 import sys
@@ -161,6 +160,9 @@ def _devices(native: _Native) -> list[dict[str, Any]]:
 
 
 def _version(distribution: str) -> str | None:
+    # Here, because it is a tenth of the time that every other command takes to start.
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-__all__ = ["ReadLine", "line_reader"]
+__all__ = ["ReadLine", "line_reader", "typing_unseen"]
 
 ReadLine = Callable[[], str]
 """Gives the next input; EOFError on Ctrl-D, KeyboardInterrupt on Ctrl-C at an empty prompt."""
@@ -40,6 +41,29 @@ def line_reader(state_dir: Path | None, commands: Sequence[str]) -> ReadLine:
     if os.environ.get("TERM", "") == "dumb" or not is_terminal(sys.stdin):
         return PlainReader(sys.stdin, sys.stdout)
     return _editing_reader(_history(state_dir), commands)
+
+
+@contextmanager
+def typing_unseen() -> Iterator[None]:
+    """Keeps what is typed meanwhile off the screen; it is there when the next line is read."""
+    if sys.platform == "win32" or not is_terminal(sys.stdin):
+        yield
+        return
+    import termios
+
+    try:
+        before = termios.tcgetattr(sys.stdin)
+    except termios.error:  # a terminal that has gone away
+        yield
+        return
+    silent = before.copy()
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 class PlainReader:

@@ -44,9 +44,15 @@ class _Commands(TyperGroup):
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            print_error(TektraError(str(error)))
-            abandon_output()
+            _explain(error)
         raise typer.Exit(1)
+
+
+def _explain(error: OSError) -> None:
+    """Says what failed, and where: what has no file name is the output, in most cases."""
+    where = error.filename if error.filename is not None else "input or output"
+    print_error(TektraError(f"{where}: {error.strerror or error}"))
+    abandon_output()
 
 
 app = typer.Typer(
@@ -87,9 +93,16 @@ for _command in (run, show, bench, perplexity, doctor):
 
 def main() -> None:
     """Entry point of the program; ends the process."""
-    prepare_streams()
-    warnings.showwarning = _show_warning
-    app(prog_name="tektra")
+    try:
+        prepare_streams()
+        warnings.showwarning = _show_warning
+        app(prog_name="tektra")
+    except TektraError as error:
+        print_error(error)
+        sys.exit(1)
+    except OSError as error:  # from --help and the like; commands have theirs caught above
+        _explain(error)
+        sys.exit(1)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

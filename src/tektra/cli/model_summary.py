@@ -17,7 +17,7 @@ from tektra.errors import TektraError
 from tektra.formats.gguf import GGUFFile
 from tektra.formats.gguf_values import GGUFArray
 from tektra.formats.tensor_info import TensorInfo
-from tektra.hub import resolve
+from tektra.hub import ResolvedModel, resolve
 
 __all__ = ["summarize"]
 
@@ -47,6 +47,8 @@ def summarize(
         parameters = sum(math.prod(info.shape) for info in tensors.values())
         stored = sum(info.nbytes for info in tensors.values())
         unsupported, memory = _memory(file, device, context)
+        problem, sampling = _sampling(file.metadata, resolved)
+        unsupported = unsupported or problem
         architecture = file.metadata.get("general.architecture")
         summary: dict[str, Any] = {
             "model": reference,
@@ -63,6 +65,7 @@ def summarize(
             "types": _types(tensors, stored),
             "tokenizer": _tokenizer(file.metadata),
             "templates": _templates(file.metadata),
+            "sampling": sampling,
             "memory": memory,
             "metadata": {key: _plain(value) for key, value in file.metadata.items()},
         }
@@ -140,6 +143,22 @@ def _memory(file: GGUFFile, device: str, context: int | None) -> tuple[str | Non
     memory["parts"] = dict(use.parts)
     memory["total"] = use.total
     return None, memory
+
+
+def _sampling(
+    metadata: Mapping[str, Any], resolved: ResolvedModel
+) -> tuple[str | None, dict[str, Any]]:
+    """What is wrong with the recommended settings (None: nothing), and those settings."""
+    from tektra.engine.recommended_sampling import recommended_sampling
+
+    try:
+        found = recommended_sampling(metadata, resolved.sampling)
+    except TektraError as error:
+        return str(error), {"recommended": {}, "not_followed": {}}
+    return None, {
+        "recommended": dict(found.settings),
+        "not_followed": dict(found.not_followed),
+    }
 
 
 def _tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
 
-from tektra.config import MAX_CONTEXT, MAX_THREADS
+from tektra.config import DEVICES, MAX_CONTEXT, MAX_THREADS
 
 __all__ = [
     "ContextOption",
@@ -30,6 +30,12 @@ def whole_number(high: int, low: int = 1) -> Callable[[int | None], int | None]:
     return check
 
 
+def _known_device(value: str | None) -> str | None:
+    if value is not None and value not in DEVICES:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(DEVICES)}")
+    return value
+
+
 ModelArgument: TypeAlias = Annotated[
     str,
     typer.Argument(
@@ -41,9 +47,10 @@ ModelArgument: TypeAlias = Annotated[
 ]
 
 DeviceOption: TypeAlias = Annotated[
-    Literal["auto", "cpu", "reference", "cuda", "metal"] | None,
+    str | None,
     typer.Option(
         "--device",
+        callback=_known_device,
         metavar="NAME",
         help="What computes: auto (the fastest there is), cpu, reference, cuda or metal. "
         "[default: TEKTRA_DEVICE, else auto]",

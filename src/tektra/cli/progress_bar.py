@@ -60,5 +60,7 @@ def _amount(event: ProgressEvent) -> str:
         mebi = 1 << 20
         total = f" / {event.total / mebi:,.0f}" if event.total is not None else ""
         return f"{event.done / mebi:,.0f}{total} MiB"
+    if event.total is not None and event.total <= 1:
+        return ""  # one thing that is done or not
     total = f" / {event.total:,}" if event.total is not None else ""
     return f"{event.done:,}{total} {event.unit}"

@@ -12,10 +12,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tektra.errors import TektraError
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from tektra.errors import TektraError
 
 __all__ = [
     "abandon_output",
@@ -56,7 +56,15 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def prepare_streams() -> None:
-    """Makes output survive characters that the terminal's encoding does not have."""
+    """Makes output survive characters that the terminal's encoding does not have.
+
+    Raises:
+        TektraError: standard output is closed: there would be nothing to do.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        raise TektraError("standard output is closed", remedy="/dev/null takes what nobody wants")
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None and (stream.encoding or "").lower().replace("-", "") != "utf8":

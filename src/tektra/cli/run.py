@@ -6,6 +6,7 @@ It decides what is asked and where the answer goes; `answer.py` and `chat_loop.p
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ from tektra.cli.options import (
     ThreadsOption,
 )
 from tektra.cli.render import is_terminal, print_json
-from tektra.cli.sampling_options import sampling_params, with_sampling_options
+from tektra.cli.sampling_options import sampling_settings, with_sampling_options
 from tektra.cli.session import open_model, settings_from
 from tektra.errors import BackendError, TemplateError
 
@@ -67,10 +68,14 @@ def _run(
 
     With PROMPT the answer is streamed to standard output. Without it, on a terminal, a chat
     begins; /help shows what can be typed there.
+
+    Where a sampling option is not given, what the model recommends applies (tektra show names
+    it), else the default below.
     """
-    params = sampling_params(sampling)
+    given = sampling_settings(sampling)
     text = _prompt_text(prompt)
-    _check_usage(text, params, system=system, raw=raw, json=json)
+    system = None if system is None else _utf8(system, "--system")
+    _check_usage(text, given, system=system, raw=raw, json=json)
     settings = settings_from(device, threads, context)
     with open_model(model, settings) as llm:
         if not raw and not llm.capabilities.chat_template:
@@ -78,6 +83,7 @@ def _run(
                 "the model has no chat template",
                 remedy="--raw with a PROMPT continues the prompt as it is",
             )
+        params = llm.default_sampling.replace(**given)
         if text is None:
             from tektra.cli.chat_loop import chat_loop
 
@@ -133,13 +139,18 @@ def _prompt_text(prompt: str | None) -> str | None:
         where = "standard input"
     else:
         text, where = prompt, "PROMPT"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise typer.BadParameter("is not valid UTF-8", param_hint=where) from None
+    text = _utf8(text, where)
     if not text.strip():
         raise typer.BadParameter("is empty", param_hint=where)
     return text
+
+
+def _utf8(text: str, where: str) -> str:
+    """The text, whose bytes may have come through a locale that is not UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise typer.BadParameter("is not valid UTF-8", param_hint=where) from None
 
 
 def _read_standard_input() -> str:
@@ -154,21 +165,16 @@ def _read_standard_input() -> str:
 
 
 def _check_usage(
-    text: str | None, params: SamplingParams, *, system: str | None, raw: bool, json: bool
+    text: str | None, given: Mapping[str, Any], *, system: str | None, raw: bool, json: bool
 ) -> None:
     """Refuses options that would change nothing."""
-    if system is not None:
-        try:
-            system.encode()
-        except UnicodeEncodeError:
-            raise typer.BadParameter("is not valid UTF-8", param_hint="--system") from None
     if raw and system is not None:
         raise typer.BadParameter("a raw completion has no system prompt", param_hint="--system")
     if text is None and raw:
         raise typer.BadParameter("needs a PROMPT", param_hint="--raw")
     if text is None and json:
         raise typer.BadParameter("needs a PROMPT", param_hint="--json")
-    if params.logprobs is not None and not json:
+    if "logprobs" in given and not json:
         raise typer.BadParameter("is only reported with --json", param_hint="--logprobs")
 
 

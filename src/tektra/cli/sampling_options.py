@@ -23,7 +23,7 @@ __all__ = [
     "SamplingOption",
     "option_name",
     "parse_setting",
-    "sampling_params",
+    "sampling_settings",
     "with_sampling_options",
 ]
 
@@ -162,8 +162,8 @@ def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def sampling_params(values: Mapping[str, Any]) -> SamplingParams:
-    """The parameters that the options ask for.
+def sampling_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `SamplingParams` that options were given for, checked.
 
     Raises:
         typer.BadParameter: a value is not allowed; names the option.
@@ -178,18 +178,20 @@ def sampling_params(values: Mapping[str, Any]) -> SamplingParams:
     try:
         if "logit_bias" in given:
             given["logit_bias"] = _biases(given["logit_bias"])
-        return SamplingParams(**given)
+        SamplingParams(**given)
     except InvalidParameterError as error:
         raise typer.BadParameter(
             str(error).removeprefix(f"{error.parameter}: "),
             param_hint=option_name(error.parameter),
         ) from None
+    return given
 
 
-def parse_setting(field: str, text: str) -> Any:
+def parse_setting(field: str, text: str, defaults: SamplingParams) -> Any:
     """The value of one parameter from the text that was typed after its name.
 
-    Lists are separated by blanks; ``none`` and ``off`` take the parameter back to its default.
+    Lists are separated by blanks; ``none`` and ``default`` take the parameter back to what it is in
+    ``defaults``.
 
     Raises:
         InvalidParameterError: there is no such parameter, or the text is no such value.
@@ -197,17 +199,15 @@ def parse_setting(field: str, text: str) -> Any:
     option = SAMPLING_OPTIONS.get(field)
     if option is None:
         raise InvalidParameterError(field, "there is no such sampling parameter")
-    if text.lower() in {"none", "off", "default"}:
-        from tektra.engine.sampling_params import SamplingParams
-
-        return getattr(SamplingParams(), field)
+    if text.lower() in {"none", "default"}:
+        return getattr(defaults, field)
     if field == "logit_bias":
         return _biases(text.split())
     return _READERS[option.type](field, text)
 
 
 def _read_bool(field: str, text: str) -> bool:
-    if text.lower() not in {"true", "on", "yes", "1", "false", "no", "0"}:
+    if text.lower() not in {"true", "on", "yes", "1", "false", "off", "no", "0"}:
         raise InvalidParameterError(field, f"must be on or off, not {text!r}")
     return text.lower() in {"true", "on", "yes", "1"}
 

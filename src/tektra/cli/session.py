@@ -49,6 +49,7 @@ def open_model(reference: str, settings: Settings) -> Iterator[LLM]:
             device=select_backend(settings.device),
             threads=settings.threads,
             context=settings.context,
+            max_batch=1,  # one person asks, one question at a time
             progress=progress,
         )
     with llm:

@@ -73,6 +73,11 @@ def _print_summary(summary: dict[str, Any]) -> None:
         )
     if not summary["templates"]:
         rows.append(("template", "none: the model is for completions (--raw)"))
+    settings = summary["sampling"]["recommended"]
+    shown = ", ".join(f"{name} {value}" for name, value in settings.items())
+    rows.append(("sampling", f"recommended: {shown}" if shown else "nothing is recommended"))
+    for key, reason in summary["sampling"]["not_followed"].items():
+        rows.append(("not followed", f"{key}: {reason}"))
     _print_rows(rows)
     print("\nPrecision mix")
     _print_table(

@@ -6,7 +6,6 @@ requests cancelled. It knows events, not what they are about.
 
 from __future__ import annotations
 
-import asyncio
 import queue
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
@@ -74,6 +73,8 @@ def _events(engine: Engine, requests: Sequence[Request]) -> Generator[Event, Non
 
 async def _aevents(engine: Engine, requests: Sequence[Request]) -> AsyncGenerator[Event, None]:
     """The same for a coroutine."""
+    import asyncio  # here, because programs without an event loop would pay for it in start-up
+
     loop = asyncio.get_running_loop()
     inbox: asyncio.Queue[Event] = asyncio.Queue()
 

@@ -19,7 +19,9 @@ from tektra.backends.base import Backend, CompileOptions, Executable, Step
 from tektra.backends.cpu import native_core
 from tektra.backends.select import select_backend
 from tektra.config import cache_dir
+from tektra.engine.recommended_sampling import recommended_sampling
 from tektra.engine.resources import usable_cores
+from tektra.engine.sampling_params import SamplingParams
 from tektra.engine.sizing import choose_sizes, context_limit
 from tektra.engine.verify import VerifiedFiles, verify_file
 from tektra.errors import CancelledError, InvalidParameterError, TokenizerError
@@ -73,6 +75,7 @@ class LoadedModel:
         drawn: configuration and graph.
         tokenizer: the model's own.
         chat_templates: sources of its chat templates by name.
+        sampling: what it recommends, with the defaults for the rest.
         executable: compiled and warm; whoever gets this closes it.
         backend: name of what runs it.
         context: most tokens of one sequence.
@@ -86,6 +89,7 @@ class LoadedModel:
     drawn: DrawnModel
     tokenizer: Tokenizer
     chat_templates: Mapping[str, str]
+    sampling: SamplingParams
     executable: Executable
     backend: str
     context: int
@@ -122,6 +126,7 @@ def load(
         tokenizer = load_from_gguf(file.metadata)
         _check_vocabulary(tokenizer, drawn)
         templates = find_templates(file.metadata)
+        sampling = recommended_sampling(file.metadata, resolved.sampling).params
         report(ProgressEvent("map", name, 1, 1, "items"))
         cancel.check()
         threads = usable_cores() if options.threads is None else options.threads
@@ -149,6 +154,7 @@ def load(
             drawn=drawn,
             tokenizer=tokenizer,
             chat_templates=templates,
+            sampling=sampling,
             executable=executable,
             backend=backend.name,
             context=sizes.context,

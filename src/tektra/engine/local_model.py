@@ -6,7 +6,6 @@ engine below it knows nothing of texts, messages or event loops.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import weakref
 from collections.abc import Iterable, Sequence
@@ -111,6 +110,8 @@ class LocalModel:
 
         Takes the options of the class and raises what it raises.
         """
+        import asyncio  # here, because it is a tenth of the time that importing this module takes
+
         llm = cls(reference, **options, wait=False)
         try:
             await asyncio.to_thread(llm.wait_ready)
@@ -141,6 +142,8 @@ class LocalModel:
 
     async def close_async(self) -> None:
         """`close` without blocking the event loop."""
+        import asyncio
+
         await asyncio.to_thread(self._runtime.close)
 
     def __enter__(self) -> Self:
@@ -169,6 +172,15 @@ class LocalModel:
     def capabilities(self) -> Capabilities:
         """What the model can do, and within which bounds. Waits until it is loaded."""
         return capabilities_of(self._runtime.ready().model, self._max_batch)
+
+    @property
+    def default_sampling(self) -> SamplingParams:
+        """What a request that brings no `SamplingParams` gets: what the model recommends.
+
+        From the ``general.sampling.*`` keys of its file and from the catalog; where those say
+        nothing, the defaults of `SamplingParams`. Waits until the model is loaded.
+        """
+        return self._runtime.ready().model.sampling
 
     def stats(self) -> EngineStats:
         """Counts, latencies, rates and memory since the start; a snapshot."""

@@ -11,7 +11,8 @@ import importlib.util
 import shlex
 import sys
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
@@ -36,6 +37,7 @@ class CatalogEntry:
     licence: str
     description: str
     minimum_memory: int
+    sampling: Mapping[str, int | float] = field(default_factory=dict, hash=False)
 
     @property
     def alias(self) -> str:
@@ -94,10 +96,4 @@ class Catalog:
 def load_catalog() -> Catalog:
     """Reads the catalog that comes with this version."""
     text = resources.files("tektra.hub").joinpath("catalog.toml").read_text(encoding="utf-8")
-    names = [field.name for field in fields(CatalogEntry)]
-    return Catalog(
-        tuple(
-            CatalogEntry(**{name: model[name] for name in names})
-            for model in tomllib.loads(text)["model"]
-        )
-    )
+    return Catalog(tuple(CatalogEntry(**model) for model in tomllib.loads(text)["model"]))

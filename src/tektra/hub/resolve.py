@@ -10,8 +10,8 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ class ResolvedModel:
         sha256: digest that the file must have, 64 hexadecimal digits; None where none is pinned.
         name: short name to show: the alias, or the file's name without its ending.
         source: where it was found: ``"path"``, or the package that carries it.
+        sampling: settings that the catalog recommends for it, by their names in `SamplingParams`.
     """
 
     path: Path
     sha256: str | None
     name: str
     source: str
+    sampling: Mapping[str, int | float] = field(default_factory=dict, hash=False)
 
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})")
@@ -95,7 +97,11 @@ def _resolve_alias(reference: AliasReference, text: str) -> ResolvedModel:
             remedy=f"install them with: {entry.install_command}",
         )
     return ResolvedModel(
-        path.absolute(), entry.sha256, entry.alias, f"package {entry.package} {entry.version}"
+        path.absolute(),
+        entry.sha256,
+        entry.alias,
+        f"package {entry.package} {entry.version}",
+        entry.sampling,
     )
 
 
@@ -170,9 +176,11 @@ def _near(path: Path, text: str) -> str | None:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
         names = []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
+    # Without their endings, which are alike among models and would make any two names near.
+    stems = {Path(name).stem: name for name in names}
+    near = difflib.get_close_matches(path.stem, list(stems), n=1, cutoff=0.7)
     if near:
-        return f"did you mean {path.with_name(near[0])}?"
+        return f"did you mean {path.with_name(stems[near[0]])}?"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
         return f"for a repository of the Hugging Face Hub write hf:{text}"
     if not path.parent.is_dir():
