@@ -98,7 +98,12 @@ class LocalModel:
         finalizer = weakref.finalize(self, self._runtime.abandon)
         finalizer.atexit = False
         if wait:
-            self._runtime.load()
+            try:
+                self._runtime.load()
+            except BaseException:
+                # The error's traceback holds this object, which the finalizer would wait for.
+                finalizer.detach()
+                raise
         else:
             self._runtime.load_in_background()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import traceback
 from typing import Literal
 
 from tektra.engine.chat import ChatEncoder
@@ -72,21 +73,17 @@ class Runtime:
         self._thread: threading.Thread | None = None
 
     def load(self) -> None:
-        """Loads on the calling thread; raises what `tektra.engine.loader.load` raises."""
-        try:
-            model = load(
-                self._reference, self._options, progress=self._progress, cancel=self._cancel
-            )
-            with self._lock:
-                if self._closed:
-                    model.executable.close()
-                    raise CancelledError("the model was closed while it was loading")
-                self._ready = Ready(model, self._new_engine(model))
-        except BaseException as error:
-            self._error = error
-            raise
-        finally:
-            self._loaded.set()
+        """Loads on the calling thread; raises what `tektra.engine.loader.load` raises.
+
+        The error is not kept: its traceback holds this object, and with it the mapped file.
+        """
+        model = load(self._reference, self._options, progress=self._progress, cancel=self._cancel)
+        with self._lock:
+            if self._closed:
+                model.executable.close()
+                raise CancelledError("the model was closed while it was loading")
+            self._ready = Ready(model, self._new_engine(model))
+        self._loaded.set()
 
     def load_in_background(self) -> None:
         """Loads on a new thread; `ready` waits for it."""
@@ -144,6 +141,8 @@ class Runtime:
         self._cancel.cancel()
         if self._ready is not None:
             self._ready.engine.stop()
+        if self._thread is not None and not self._thread.is_alive():
+            atexit.unregister(self.close)
 
     def close(self) -> None:
         """Ends loading and requests, and frees everything. Safe to call twice, from any thread."""
@@ -162,8 +161,14 @@ class Runtime:
     def _load_quietly(self) -> None:
         try:
             self.load()
-        except BaseException:
-            return  # kept for those who call `ready`
+        except BaseException as error:
+            # Kept for those who call `ready`, without what its frames hold: the mapped file.
+            _clear_frames(error)
+            self._error = error
+        finally:
+            self._loaded.set()
+            if self._closed:
+                atexit.unregister(self.close)
 
     def _new_engine(self, model: LoadedModel) -> Engine:
         return Engine(
@@ -179,3 +184,10 @@ class Runtime:
             vocab_size=model.drawn.config.vocab_size,
             native=model.native,
         )
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Drops the local variables of what an error went through, and of those before it."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -6,6 +6,7 @@ when they are asked for. It does not know what the metadata means or which tenso
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tektra.errors import FormatError, ModelNotFoundError
+from tektra.errors import FormatError, MemoryLimitError, ModelNotFoundError
 from tektra.formats.gguf_header import GGUFHeader, parse_header
 from tektra.formats.gguf_metadata import Metadata
 from tektra.formats.gguf_values import GGUFValue, Typed, ValueType
@@ -73,6 +74,7 @@ class GGUFFile:
             ModelNotFoundError: the file, or another split of it, is not there.
             FormatError: a file is malformed, or the splits do not belong together.
             UnsupportedModelError: version, byte order or a tensor type is not supported.
+            MemoryLimitError: there is no address space left to map it.
         """
         given = Path(path)
         raw = _map_file(given)
@@ -207,6 +209,8 @@ def _map_file(path: Path) -> NDArray[np.uint8]:
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"there is no file {str(path)!r}") from error
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise MemoryLimitError(f"there is no memory left to map {str(path)!r}") from error
         reason = getattr(error, "strerror", None) or error
         raise FormatError(f"{str(path)!r} cannot be read: {reason}") from error
     return np.frombuffer(mapped, np.uint8)

@@ -22,6 +22,7 @@ __all__ = ["ChatTemplate", "default_template", "find_templates"]
 
 _KEY: Final = "tokenizer.chat_template"
 _MAX_SOURCE: Final = 128 * 1024
+_REMEDY: Final = "the file is damaged or was converted wrongly: get it again"
 
 
 @final
@@ -101,7 +102,7 @@ def find_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Chat templates in the metadata of a GGUF file, by name; the nameless one as "default".
 
     Raises:
-        TemplateError: one of them is not text.
+        TemplateError: one of them is not text, or has bytes that are not UTF-8.
     """
     found: dict[str, str] = {}
     for key in metadata:
@@ -109,6 +110,8 @@ def find_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
             value = metadata[key]
             if not isinstance(value, str):
                 raise TemplateError(f"{key}: expected text, got {type(value).__name__}")
+            if not _is_unicode(value):
+                raise TemplateError(f"{key}: the chat template is not UTF-8", remedy=_REMEDY)
             found[key.removeprefix(_KEY).removeprefix(".") or "default"] = value
     return found
 
@@ -137,6 +140,14 @@ def default_template(templates: Mapping[str, str], name: str | None = None) -> s
         "the model has no chat template: it was not made for chat",
         remedy="complete plain text with --raw, or give a chat template",
     )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # bytes that the reader of the file could not decode
+        return False
+    return True
 
 
 def _compiled(source: str) -> Template:
