@@ -10,6 +10,8 @@ set(TEKTRA_INSTRUCTION_SETS
     "avx2 | x86_64 | -mavx2 -mfma -mf16c | /arch:AVX2"
     "avxvnni | x86_64 | -mavxvnni -mavx2 -mfma -mf16c | /arch:AVX2"
     "avx512vnni | x86_64 | -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c | /arch:AVX512"
+    "neon | arm64 | -march=armv8-a | "
+    "neondot | arm64 | -march=armv8.2-a+dotprod | "
 )
 
 # Sets `out` to the architecture that is compiled for: x86_64, arm64, or the name CMake has for it.

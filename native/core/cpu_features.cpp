@@ -135,4 +135,6 @@ bool cpu_has_avx512vnni() {
            has_feature("avx512vl") && has_feature("avx512_vnni");
 }
 
+bool cpu_has_neondot() { return has_feature("dotprod"); }
+
 }  // namespace tektra

@@ -35,6 +35,12 @@ const InstructionSet kSets[] = {
 #if TEKTRA_HAVE_AVX512VNNI && TEKTRA_HAVE_AVX2
     {"avx512vnni", cpu_has_avx512vnni, avx512vnni::fill},
 #endif
+#if TEKTRA_HAVE_NEON
+    {"neon", always, neon::fill},
+#endif
+#if TEKTRA_HAVE_NEONDOT && TEKTRA_HAVE_NEON
+    {"neondot", cpu_has_neondot, neondot::fill},
+#endif
 };
 constexpr size_t kNumSets = sizeof kSets / sizeof kSets[0];
 

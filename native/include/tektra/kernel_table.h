@@ -136,6 +136,12 @@ void fill(KernelTable& table);
 namespace avx512vnni {
 void fill(KernelTable& table);
 }
+namespace neon {
+void fill(KernelTable& table);
+}
+namespace neondot {
+void fill(KernelTable& table);
+}
 
 // The table for `isa` ("scalar", "avx2", ...), or the best this machine runs where it is empty.
 // Throws std::invalid_argument for a name that was not compiled or that the machine lacks.

@@ -1,0 +1,124 @@
+// Row-wise kernels with NEON: what a compiler does not vectorize by itself. The rest stays scalar,
+// which on this architecture is NEON as well.
+#include <cmath>
+#include <cstring>
+
+#include "tables.h"
+#include "vector.h"
+
+namespace tektra::neon {
+namespace {
+
+void quantize(const float* x, size_t n, uint8_t* out) {
+    for (size_t b = 0; b < n / 32; ++b) {
+        ActivationScale a;
+        for (int h = 0; h < 2; ++h) {
+            const float* from = x + 32 * b + 16 * h;
+            float32x4_t v[4];
+            float32x4_t largest = vdupq_n_f32(0.0f);
+            for (int i = 0; i < 4; ++i) {
+                v[i] = vld1q_f32(from + 4 * i);
+                largest = vmaxnmq_f32(largest, vabsq_f32(v[i]));
+            }
+            const float peak = vmaxnmvq_f32(largest);
+            const float inverse = peak > 0.0f ? 127.0f / peak : 0.0f;
+            int32x4_t q[4];
+            for (int i = 0; i < 4; ++i) q[i] = vcvtnq_s32_f32(vmulq_n_f32(v[i], inverse));
+            const int16x8_t low = vcombine_s16(vqmovn_s32(q[0]), vqmovn_s32(q[1]));
+            const int16x8_t high = vcombine_s16(vqmovn_s32(q[2]), vqmovn_s32(q[3]));
+            const int8x16_t bytes = vcombine_s8(vqmovn_s16(low), vqmovn_s16(high));
+            vst1q_s8(reinterpret_cast<int8_t*>(out) + 32 * b + 16 * h, bytes);
+            a.scale[h] = peak / 127.0f;
+            a.sum[h] = a.scale[h] * static_cast<float>(vaddlvq_s8(bytes));
+        }
+        a.total = a.sum[0] + a.sum[1];
+        std::memcpy(out + n + b * sizeof a, &a, sizeof a);
+    }
+}
+
+inline float32x4_t sigmoid(float32x4_t x) {
+    const float32x4_t one = vdupq_n_f32(1.0f);
+    return vdivq_f32(one, vaddq_f32(one, exp(vnegq_f32(x))));
+}
+
+template <int kFunction>
+inline float32x4_t apply(float32x4_t x) {
+    if constexpr (kFunction == kSilu) return vmulq_f32(x, sigmoid(x));
+    if constexpr (kFunction == kSigmoid) return sigmoid(x);
+    if constexpr (kFunction == kTanh) return tanh(x);
+    if constexpr (kFunction == kRelu) return vmaxq_f32(x, vdupq_n_f32(0.0f));
+    if constexpr (kFunction == kGeluTanh) {
+        const float32x4_t cube = vmulq_f32(vmulq_f32(x, x), x);
+        const float32x4_t inner =
+            vmulq_n_f32(vfmaq_f32(x, vdupq_n_f32(0.044715f), cube), 0.79788456080286535588f);
+        const float32x4_t half = vmulq_n_f32(x, 0.5f);
+        return vfmaq_f32(half, half, tanh(inner));
+    }
+}
+
+// A row may end in the middle of a vector: the rest goes through a padded copy, so that every
+// element is computed by the same instructions.
+template <int kFunction>
+void gated_row(const float* gate, const float* up, size_t n, float* out) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        float32x4_t v = apply<kFunction>(vld1q_f32(gate + i));
+        if (up != nullptr) v = vmulq_f32(v, vld1q_f32(up + i));
+        vst1q_f32(out + i, v);
+    }
+    if (i < n) {
+        float rest[4] = {};
+        std::memcpy(rest, gate + i, (n - i) * sizeof(float));
+        vst1q_f32(rest, apply<kFunction>(vld1q_f32(rest)));
+        for (size_t j = 0; i + j < n; ++j)
+            out[i + j] = up != nullptr ? rest[j] * up[i + j] : rest[j];
+    }
+}
+
+void gated(const float* gate, const float* up, size_t n, int function, float* out) {
+    switch (function) {
+        case kSilu:
+            return gated_row<kSilu>(gate, up, n, out);
+        case kGelu:
+            for (size_t i = 0; i < n; ++i) {
+                const float x = gate[i];
+                const float value = 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752440f));
+                out[i] = up != nullptr ? value * up[i] : value;
+            }
+            return;
+        case kGeluTanh:
+            return gated_row<kGeluTanh>(gate, up, n, out);
+        case kRelu:
+            return gated_row<kRelu>(gate, up, n, out);
+        case kSigmoid:
+            return gated_row<kSigmoid>(gate, up, n, out);
+        default:
+            return gated_row<kTanh>(gate, up, n, out);
+    }
+}
+
+void activate(const float* x, size_t n, int function, float* out) {
+    gated(x, nullptr, n, function, out);
+}
+
+void to_half(const float* x, size_t n, half_t* out) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+    }
+    for (; i < n; ++i) {
+        vst1_lane_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(x[i]))), 0);
+    }
+}
+
+}  // namespace
+
+void fill_rows(KernelTable& table) {
+    RowKernels& rows = table.rows;
+    rows.quantize = quantize;
+    rows.activate = activate;
+    rows.gated = gated;
+    rows.to_half = to_half;
+}
+
+}  // namespace tektra::neon

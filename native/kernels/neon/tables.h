@@ -1,0 +1,13 @@
+// What each file of the NEON set puts into the kernel table.
+#pragma once
+
+#include "tektra/kernel_table.h"
+
+namespace tektra::neon {
+
+void fill_linear_int8(KernelTable& table);
+void fill_linear_float(KernelTable& table);
+void fill_rows(KernelTable& table);
+void fill_attention(KernelTable& table);
+
+}  // namespace tektra::neon
