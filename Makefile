@@ -118,6 +118,19 @@ asan: $(RUNTIME) $(DEV) $(SMOLLM2) ## native tests, and the tests of formats and
 	    $(PY) -S -m pytest -q -p no:cacheprovider -o pythonpath=$(ASAN)/python -o timeout=600 \
 	    $(wildcard tests/formats tests/backends tests/engine) $(PYTEST_ARGS)
 
+ARM := build/arm64
+.PHONY: test-arm64
+test-arm64: $(DEV) ## native tests for 64-bit Arm, cross-compiled (aarch64-linux-gnu-g++) and emulated (qemu-aarch64)
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do \
+	    command -v $$tool >/dev/null || { echo "make test-arm64 needs $$tool" >&2; exit 1; }; done
+	@$(BIN)/cmake -S . -B $(ARM) -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	    -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	    -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
+	    -DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64 \
+	    -DTEKTRA_PYTHON_MODULE=OFF -DTEKTRA_NATIVE_TESTS=ON --log-level=WARNING
+	@$(BIN)/cmake --build $(ARM)
+	@$(BIN)/ctest --test-dir $(ARM) --output-on-failure
+
 ##@ Maintain
 
 # The locks hold for Linux, macOS and Windows and for each Python that pyproject.toml allows, and
