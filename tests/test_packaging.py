@@ -81,8 +81,8 @@ def environments() -> list[dict[str, str]]:
 
 
 def committed_files() -> list[Path]:
-    """The files that git tracks, or would; without git (a source archive), none."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    """The files that git tracks; without git (a source archive), none."""
+    command = ["git", "ls-files", "-z", "--cached"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=30)
     except (OSError, subprocess.CalledProcessError):
