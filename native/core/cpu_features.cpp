@@ -135,6 +135,8 @@ bool cpu_has_avx512vnni() {
            has_feature("avx512vl") && has_feature("avx512_vnni");
 }
 
-bool cpu_has_neondot() { return has_feature("dotprod"); }
+bool cpu_has_neondot() {
+    return has_feature("dotprod");
+}
 
 }  // namespace tektra
