@@ -96,11 +96,12 @@ format: $(DEV) ## format the sources, and fix what ruff can fix
 	@$(CLANG_FORMAT_FILES) | xargs -0 $(BIN)/clang-format -i
 
 # The module is loaded by a Python that was not built with AddressSanitizer, so the sanitizer is
-# loaded before it. `-S` keeps the installed package out of the way; memory that Python itself still
-# holds at exit is no leak of ours.
+# loaded before it, and the C++ library as well, where it has to find how exceptions are thrown.
+# `-S` keeps the installed package out of the way; memory that Python itself still holds at exit is
+# no leak of ours.
 ASAN := build/asan
 .PHONY: asan
-asan: $(RUNTIME) $(DEV) $(SMOLLM2) ## native tests, and the tests of formats and backends, under ASan + UBSan
+asan: $(RUNTIME) $(DEV) $(SMOLLM2) ## native tests, and Python tests of what reaches them, under ASan + UBSan
 	@$(BIN)/cmake -S . -B $(ASAN) -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
 	    -DPython_EXECUTABLE="$(CURDIR)/$(PY)" \
 	    -Dnanobind_DIR="$$($(PY) -m nanobind --cmake_dir)" \
@@ -112,11 +113,12 @@ asan: $(RUNTIME) $(DEV) $(SMOLLM2) ## native tests, and the tests of formats and
 	@$(BIN)/cmake --install $(ASAN) >/dev/null
 	@cxx="$$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' $(ASAN)/CMakeCache.txt)"; \
 	runtime="$$("$$cxx" -print-file-name=libasan.so)"; \
+	library="$$("$$cxx" -print-file-name=libstdc++.so)"; \
 	test -f "$$runtime" || { echo 'The Python half of make asan needs GCC on Linux' >&2; exit 1; }; \
-	LD_PRELOAD="$$runtime" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$runtime $$library" ASAN_OPTIONS=detect_leaks=0 \
 	    PYTHONPATH="$(ASAN)/python:$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	    $(PY) -S -m pytest -q -p no:cacheprovider -o pythonpath=$(ASAN)/python -o timeout=600 \
-	    $(wildcard tests/formats tests/backends tests/engine) $(PYTEST_ARGS)
+	    $(wildcard tests/formats tests/backends tests/engine tests/robustness) $(PYTEST_ARGS)
 
 ARM := build/arm64
 .PHONY: test-arm64

@@ -9,6 +9,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more of the machine than of the code; tests have a timeout.
+settings.register_profile("tektra", deadline=None)
+settings.load_profile("tektra")
 
 SLOW = Path(__file__).parent / "slow"
 

@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "../core/attention_plan.h"
@@ -28,6 +29,7 @@ using Output = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
 Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_starts,
            Ints num_cached, Table block_tables, Ints output_rows, size_t num_ops, int32_t buffer) {
     auto& program = nb::cast<Program&>(self);
+    const Program::Result result = program.result(buffer);
     const size_t num_sequences = num_cached.shape(0);
     if (positions.shape(0) != token_ids.shape(0) || row_starts.shape(0) != num_sequences + 1 ||
         block_tables.shape(0) != num_sequences) {
@@ -49,9 +51,9 @@ Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_
         nb::gil_scoped_release released;
         program.run(step, num_ops);
     }
-    const size_t shape[2] = {step.num_outputs, program.width_of(buffer)};
-    const int64_t strides[2] = {static_cast<int64_t>(program.stride_of(buffer) / sizeof(float)), 1};
-    return Output(program.rows_of(buffer), 2, shape, self, strides);
+    const size_t shape[2] = {step.num_outputs, result.width};
+    const int64_t strides[2] = {static_cast<int64_t>(result.stride), 1};
+    return Output(result.rows, 2, shape, self, strides);
 }
 
 }  // namespace
@@ -106,11 +108,15 @@ NB_MODULE(_native, m) {
         "attention_bytes",
         [](std::vector<int64_t> ints, size_t num_threads, size_t max_rows, size_t num_kv_blocks) {
             if (ints.size() != 7) throw std::invalid_argument("an attention op has seven numbers");
+            for (const int64_t value : ints) {
+                if (value < 0 || value > INT32_MAX) throw std::invalid_argument("a wrong number");
+            }
+            if (ints[2] == 0) throw std::invalid_argument("attention needs a kv head");
             const AttentionNumbers a(
                 Op{OpCode::kAttention, {}, {}, {}, std::move(ints), {0.0f, 0.0f}});
             const Limits limits{num_threads, max_rows, 0, num_kv_blocks};
-            return std::pair(a.scratch() * num_threads * sizeof(float),
-                             a.partials(limits) * sizeof(float));
+            return std::pair(product_of({a.scratch(), num_threads, sizeof(float)}),
+                             product_of({a.partials(limits), sizeof(float)}));
         },
         "ints"_a, "num_threads"_a, "max_rows"_a, "num_kv_blocks"_a,
         "Scratch bytes, for the threads and for splits, of an attention op with these numbers.");
@@ -168,6 +174,22 @@ NB_MODULE(_native, m) {
         .def("finish", &Program::finish, "arena_bytes"_a)
         .def("run", &run, "token_ids"_a, "positions"_a, "row_starts"_a, "num_cached"_a,
              "block_tables"_a, "output_rows"_a, "num_ops"_a, "buffer"_a)
+        .def("release", &Program::release,
+             "Frees all memory but that of results; the program cannot run any more.")
+        .def("set_profiling", &Program::set_profiling, "on"_a,
+             "Whether runs measure their ops; what was measured before is forgotten.")
+        .def_prop_ro(
+            "profile",
+            [](const Program& p) {
+                std::vector<std::tuple<std::string, double, uint64_t>> out;
+                for (size_t i = 0; i < p.profile().size(); ++i) {
+                    const OpTime& time = p.profile()[i];
+                    if (time.calls == 0) continue;
+                    out.emplace_back(op_name(static_cast<OpCode>(i)), time.seconds, time.calls);
+                }
+                return out;
+            },
+            "(op, seconds, calls) of the ops that ran while profiling was on.")
         .def_prop_ro("num_ops", &Program::num_ops)
         .def_prop_ro("isa", [](const Program& p) { return std::string(p.isa()); })
         .def_prop_ro("weight_bytes", &Program::weight_bytes)

@@ -46,9 +46,10 @@ struct AttentionNumbers {
     }
     // Floats for the states of all splits of all heads of a step that is split.
     size_t partials(const Limits& limits) const {
-        const size_t splits = limits.num_kv_blocks * kKvBlock / kSplit + 1;
+        // no sequence is longer than the cache: `check_step` sees to it
+        const size_t splits = product_of({limits.num_kv_blocks, kKvBlock}) / kSplit + 1;
         const size_t rows = limits.max_rows < kMaxSplitRows ? limits.max_rows : kMaxSplitRows;
-        return rows * splits * num_heads * (value_dim + 2);
+        return product_of({rows, splits, num_heads, value_dim + 2});
     }
 };
 

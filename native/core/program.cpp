@@ -2,12 +2,15 @@
 #include "tektra/program.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "attention_plan.h"
+#include "float_state.h"
 
 namespace tektra {
 namespace {
@@ -44,14 +47,37 @@ void quantize_twice(const RowKernels& kernels, const float* x, size_t n, uint8_t
     }
 }
 
+// The limits, where a step can address them: its numbers are 32 bits wide.
+const Limits& checked(const Limits& limits) {
+    constexpr size_t kMost = std::numeric_limits<int32_t>::max();
+    constexpr size_t kMostThreads = 1024;
+    if (limits.num_threads < 1 || limits.num_threads > kMostThreads) {
+        throw std::invalid_argument(std::to_string(limits.num_threads) + " threads; 1 to " +
+                                    std::to_string(kMostThreads) + " are possible");
+    }
+    if (limits.max_rows > kMost || limits.max_outputs > kMost || limits.num_kv_blocks > kMost) {
+        throw std::invalid_argument("more rows, outputs or cache blocks than 32 bits can count");
+    }
+    return limits;
+}
+
 }  // namespace
 
+Program::Exclusive::Exclusive(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true, std::memory_order_acquire)) {
+        throw std::runtime_error("the program is in use on another thread");
+    }
+}
+
 Program::Program(const KernelTable& kernels, const Limits& limits)
-    : kernels_(kernels), limits_(limits), pool_(std::max<size_t>(1, limits.num_threads)) {
+    : kernels_(kernels), limits_(checked(limits)), pool_(limits.num_threads) {
     row_sequence_.resize(limits.max_rows);
+    written_in_.resize(limits.num_kv_blocks);
 }
 
 int32_t Program::add_matrix(WeightType type, size_t rows, size_t width) {
+    const Exclusive exclusive(busy_);
+    check_building();
     const auto index = static_cast<size_t>(type);
     if (index >= kMaxWeightType || kernels_.linear[index].lanes == 0) {
         throw std::invalid_argument("no kernel for weight type " + std::to_string(index));
@@ -70,7 +96,13 @@ int32_t Program::add_matrix(WeightType type, size_t rows, size_t width) {
 }
 
 void Program::pack_matrix(int32_t id, const uint8_t* rows, size_t num_bytes) {
-    const Matrix& matrix = matrices_.at(id);
+    const Exclusive exclusive(busy_);
+    const DefaultFloats floats;
+    check_building();
+    if (id < 0 || static_cast<size_t>(id) >= matrices_.size()) {
+        throw std::invalid_argument("no such matrix");
+    }
+    const Matrix& matrix = matrices_[id];
     const LinearKernel& kernel = kernel_of(matrix);
     const size_t row_bytes = matrix.width / kernel.block_width * kernel.source_bytes;
     if (num_bytes != matrix.rows * row_bytes) {
@@ -90,28 +122,40 @@ void Program::pack_matrix(int32_t id, const uint8_t* rows, size_t num_bytes) {
 }
 
 int32_t Program::add_vector(const float* values, size_t n) {
+    const Exclusive exclusive(busy_);
+    check_building();
     vectors_.emplace_back(values, values + n);
     return static_cast<int32_t>(vectors_.size() - 1);
 }
 
 int32_t Program::add_frequencies(const double* values, size_t n, double magnitude) {
+    const Exclusive exclusive(busy_);
+    check_building();
     frequencies_.push_back({std::vector<double>(values, values + n), magnitude});
     return static_cast<int32_t>(frequencies_.size() - 1);
 }
 
 int32_t Program::add_cache(size_t num_kv_heads, size_t head_dim, size_t value_dim) {
-    const size_t per_block = limits_.num_kv_blocks * num_kv_heads * kKvBlock * sizeof(half_t);
-    caches_.push_back({num_kv_heads, head_dim, value_dim, Memory(per_block * head_dim),
-                       Memory(per_block * value_dim)});
+    const Exclusive exclusive(busy_);
+    check_building();
+    auto bytes = [&](size_t dim) {
+        return product_of({limits_.num_kv_blocks, num_kv_heads, kKvBlock, sizeof(half_t), dim});
+    };
+    caches_.push_back(
+        {num_kv_heads, head_dim, value_dim, Memory(bytes(head_dim)), Memory(bytes(value_dim))});
     return static_cast<int32_t>(caches_.size() - 1);
 }
 
 int32_t Program::add_buffer(size_t offset, size_t stride, size_t width, Rows rows) {
+    const Exclusive exclusive(busy_);
+    check_building();
     buffers_.push_back({offset, stride, width, rows});
     return static_cast<int32_t>(buffers_.size() - 1);
 }
 
 void Program::add_op(Op op) {
+    const Exclusive exclusive(busy_);
+    check_building();
     check_op(op);
     std::vector<Chunk> chunks;
     if (op.code == OpCode::kLinear) {
@@ -126,11 +170,14 @@ void Program::add_op(Op op) {
             }
         }
     }
-    ops_.push_back(std::move(op));
+    ops_.reserve(ops_.size() + 1);  // both or none
     chunks_.push_back(std::move(chunks));
+    ops_.push_back(std::move(op));
 }
 
 void Program::finish(size_t arena_bytes) {
+    const Exclusive exclusive(busy_);
+    check_building();
     for (const Buffer& b : buffers_) {
         const size_t rows = b.rows == Rows::kTokens ? limits_.max_rows : limits_.max_outputs;
         if (b.offset % 64 != 0 || b.stride % 64 != 0 || b.offset > arena_bytes ||
@@ -139,20 +186,53 @@ void Program::finish(size_t arena_bytes) {
         }
     }
     size_t partial_floats = 0;
+    vocabulary_ = std::numeric_limits<int32_t>::max();
     for (const Op& op : ops_) {
+        if (op.code == OpCode::kEmbed) {
+            vocabulary_ = std::min(vocabulary_, matrices_[op.weights[0]].rows);
+        }
         if (op.code != OpCode::kAttention) continue;
         const AttentionNumbers a(op);
         attention_scratch_floats_ = std::max(attention_scratch_floats_, a.scratch());
         partial_floats = std::max(partial_floats, a.partials(limits_));
     }
     arena_ = Memory(arena_bytes);
-    attention_scratch_ = Memory(attention_scratch_floats_ * pool_.num_threads() * sizeof(float));
-    attention_partials_ = Memory(partial_floats * sizeof(float));
+    attention_scratch_ =
+        Memory(product_of({attention_scratch_floats_, pool_.num_threads(), sizeof(float)}));
+    attention_partials_ = Memory(product_of({partial_floats, sizeof(float)}));
     finished_ = true;
 }
 
-const float* Program::rows_of(int32_t buffer) const {
-    return reinterpret_cast<const float*>(arena_.data() + buffers_.at(buffer).offset);
+Program::Result Program::result(int32_t buffer) const {
+    if (!finished_) throw std::invalid_argument("the program is not finished");
+    if (buffer < 0 || static_cast<size_t>(buffer) >= buffers_.size()) {
+        throw std::invalid_argument("no such buffer");
+    }
+    const Buffer& b = buffers_[buffer];
+    if (b.rows != Rows::kOutputs || b.stride / sizeof(float) < b.width) {
+        throw std::invalid_argument("the buffer has no output rows of floats");
+    }
+    return {reinterpret_cast<const float*>(arena_.data() + b.offset), b.stride / sizeof(float),
+            b.width};
+}
+
+void Program::release() {
+    const Exclusive exclusive(busy_);
+    ops_.clear();
+    chunks_.clear();
+    matrices_.clear();
+    vectors_.clear();
+    caches_.clear();
+    // moving memory swaps it, so that the old one is freed with the temporary
+    attention_scratch_ = Memory();
+    attention_partials_ = Memory();
+    released_ = true;
+}
+
+void Program::set_profiling(bool on) {
+    const Exclusive exclusive(busy_);
+    if (on) profile_.assign(static_cast<size_t>(OpCode::kNumOpCodes), {});
+    profiling_ = on;
 }
 
 size_t Program::weight_bytes() const {
@@ -173,13 +253,27 @@ size_t Program::activation_bytes() const {
 }
 
 void Program::run(const StepView& step, size_t num_ops) {
-    if (!finished_) throw std::invalid_argument("the program is not finished");
+    const Exclusive exclusive(busy_);
+    const DefaultFloats floats;
+    if (!finished_ || released_) throw std::invalid_argument("the program cannot run");
     check_step(step);
     for (size_t s = 0; s < step.num_sequences; ++s) {
         std::fill(row_sequence_.begin() + step.row_starts[s],
                   row_sequence_.begin() + step.row_starts[s + 1], static_cast<int32_t>(s));
     }
-    for (size_t i = 0; i < std::min(num_ops, ops_.size()); ++i) run_op(i, step);
+    num_ops = std::min(num_ops, ops_.size());
+    if (!profiling_) {
+        for (size_t i = 0; i < num_ops; ++i) run_op(i, step);
+        return;
+    }
+    for (size_t i = 0; i < num_ops; ++i) {
+        const auto start = std::chrono::steady_clock::now();
+        run_op(i, step);
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+        OpTime& time = profile_[static_cast<size_t>(ops_[i].code)];
+        time.seconds += taken.count();
+        time.calls += 1;
+    }
 }
 
 void Program::run_linear(size_t index, const StepView& step) {

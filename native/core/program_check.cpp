@@ -1,5 +1,6 @@
 // What an op and a step must satisfy, checked before anything is touched: whatever a caller gets
 // wrong, nothing is read or written outside its memory.
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -36,6 +37,14 @@ bool fits(int wanted, size_t there) {
 }
 
 }  // namespace
+
+const char* op_name(OpCode code) {
+    return kForms[static_cast<size_t>(code)].name;
+}
+
+void Program::check_building() const {
+    if (finished_ || released_) fail("the program is finished: nothing can be added");
+}
 
 void Program::check_op(const Op& op) const {
     const auto code = static_cast<size_t>(op.code);
@@ -135,7 +144,10 @@ void Program::check_op(const Op& op) const {
                   "wrong width");
             break;
         case OpCode::kAttention: {
-            for (const int64_t value : op.ints) check(value >= 0, "negative number");
+            for (const int64_t value : op.ints) {  // so that no product of two overflows
+                check(value >= 0 && value <= std::numeric_limits<int32_t>::max(),
+                      "a number that is negative or too large");
+            }
             const AttentionNumbers a(op);
             check(a.layer < caches_.size() && a.num_kv_heads > 0 && a.head_dim > 0 &&
                       a.value_dim > 0 && a.num_heads % a.num_kv_heads == 0 && a.group() > 0,
@@ -171,47 +183,75 @@ void Program::check_op(const Op& op) const {
     }
 }
 
-void Program::check_step(const StepView& step) const {
-    auto check = [](bool condition, const std::string& what) {
-        if (!condition) fail("step: " + what);
-    };
-    check(step.num_rows > 0 && step.num_rows <= limits_.max_rows,
-          std::to_string(step.num_rows) + " rows, between 1 and " +
-              std::to_string(limits_.max_rows) + " fit");
-    check(step.num_outputs <= limits_.max_outputs, std::to_string(step.num_outputs) + " outputs, " +
-                                                       std::to_string(limits_.max_outputs) +
-                                                       " fit");
-    check(step.num_sequences > 0 && step.row_starts[0] == 0 &&
-              static_cast<size_t>(step.row_starts[step.num_sequences]) == step.num_rows,
-          "the sequences do not cover the rows");
-
-    size_t vocabulary = std::numeric_limits<int32_t>::max();
-    for (const Op& op : ops_) {
-        if (op.code == OpCode::kEmbed) {
-            vocabulary = std::min(vocabulary, matrices_[op.weights[0]].rows);
-        }
+// Messages are made only where something is wrong: this runs before every step.
+void Program::check_step(const StepView& step) {
+    if (step.num_rows == 0 || step.num_rows > limits_.max_rows) {
+        fail("step: " + std::to_string(step.num_rows) + " rows, between 1 and " +
+             std::to_string(limits_.max_rows) + " fit");
     }
+    if (step.num_outputs > limits_.max_outputs) {
+        fail("step: " + std::to_string(step.num_outputs) + " outputs, " +
+             std::to_string(limits_.max_outputs) + " fit");
+    }
+    require(step.num_sequences > 0 && step.row_starts[0] == 0 &&
+                step.row_starts[step.num_sequences] == static_cast<int64_t>(step.num_rows),
+            "step", "the sequences do not cover the rows");
     for (size_t r = 0; r < step.num_rows; ++r) {
-        check(step.token_ids[r] >= 0 && static_cast<size_t>(step.token_ids[r]) < vocabulary,
-              "token id " + std::to_string(step.token_ids[r]) + " is not in the vocabulary");
-        check(step.positions[r] >= 0, "negative position");
+        const int32_t id = step.token_ids[r];
+        if (id < 0 || static_cast<size_t>(id) >= vocabulary_) {
+            fail("step: token id " + std::to_string(id) + " is not in the vocabulary");
+        }
+        require(step.positions[r] >= 0, "step", "negative position");
     }
     for (size_t s = 0; s < step.num_sequences; ++s) {
-        check(step.row_starts[s] < step.row_starts[s + 1], "a sequence without rows");
-        check(step.num_cached[s] >= 0, "negative number of cached tokens");
-        const size_t rows = step.row_starts[s + 1] - step.row_starts[s];
-        const size_t blocks = (step.num_cached[s] + rows + kKvBlock - 1) / kKvBlock;
-        check(blocks <= step.table_width, "a block table is too short");
-        for (size_t b = 0; b < blocks; ++b) {
-            const int32_t block = step.block_tables[s * step.table_width + b];
-            check(block >= 0 && static_cast<size_t>(block) < limits_.num_kv_blocks,
-                  "block " + std::to_string(block) + " is not in the cache");
-        }
+        require(step.row_starts[s] < step.row_starts[s + 1], "step", "a sequence without rows");
+        require(step.num_cached[s] >= 0, "step", "negative number of cached tokens");
     }
     for (size_t i = 0; i < step.num_outputs; ++i) {
-        check(step.output_rows[i] >= 0 && static_cast<size_t>(step.output_rows[i]) < step.num_rows,
-              "output row " + std::to_string(step.output_rows[i]) + " is not in the step");
+        const int32_t row = step.output_rows[i];
+        if (row < 0 || static_cast<size_t>(row) >= step.num_rows) {
+            fail("step: output row " + std::to_string(row) + " is not in the step");
+        }
     }
+    check_blocks(step);
+}
+
+// Every block is in the cache, and what a sequence writes nobody else has in hand: the threads of a
+// step write and read side by side.
+void Program::check_blocks(const StepView& step) {
+    const uint64_t now = ++num_checks_;
+    auto each = [&](auto&& function) {
+        for (size_t s = 0; s < step.num_sequences; ++s) {
+            const auto cached = static_cast<size_t>(step.num_cached[s]);
+            const size_t rows = step.row_starts[s + 1] - step.row_starts[s];
+            function(step.block_tables + s * step.table_width, cached / kKvBlock,
+                     (cached + rows + kKvBlock - 1) / kKvBlock);
+        }
+    };
+    each([&](const int32_t* table, size_t first_written, size_t num_blocks) {
+        require(num_blocks <= step.table_width, "step", "a block table is too short");
+        // also what the memory for the splits of attention relies on
+        require(num_blocks <= limits_.num_kv_blocks, "step", "a sequence longer than the cache");
+        for (size_t b = 0; b < num_blocks; ++b) {
+            const int32_t block = table[b];
+            if (block < 0 || static_cast<size_t>(block) >= limits_.num_kv_blocks) {
+                fail("step: block " + std::to_string(block) + " is not in the cache");
+            }
+            if (b < first_written) continue;
+            if (written_in_[block] == now) {
+                fail("step: block " + std::to_string(block) + " is written twice");
+            }
+            written_in_[block] = now;
+        }
+    });
+    each([&](const int32_t* table, size_t first_written, size_t) {
+        for (size_t b = 0; b < first_written; ++b) {
+            if (written_in_[table[b]] == now) {
+                fail("step: block " + std::to_string(table[b]) +
+                     " is written and belongs to another part of the context");
+            }
+        }
+    });
 }
 
 }  // namespace tektra

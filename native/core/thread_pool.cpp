@@ -1,6 +1,9 @@
 #include "tektra/thread_pool.h"
 
 #include <chrono>
+#include <utility>
+
+#include "float_state.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -35,12 +38,21 @@ constexpr uint64_t kInside = kOpen - 1;  // mask of the number of workers inside
 }  // namespace
 
 ThreadPool::ThreadPool(size_t num_threads) {
-    for (size_t i = 1; i < num_threads; ++i) {
-        workers_.emplace_back([this, i] { work(i); });
+    try {
+        for (size_t i = 1; i < num_threads; ++i) {
+            workers_.emplace_back([this, i] { work(i); });
+        }
+    } catch (...) {
+        end_workers();  // a running thread must not be destroyed
+        throw;
     }
 }
 
 ThreadPool::~ThreadPool() {
+    end_workers();
+}
+
+void ThreadPool::end_workers() {
     stop_.store(true);
     wake_.fetch_add(1);
     wake_.notify_all();
@@ -78,17 +90,28 @@ void ThreadPool::run_erased(size_t num_tasks, Erased function, const void* conte
             std::this_thread::yield();
         }
     }
+    if (failed_.load(std::memory_order_relaxed)) {
+        failed_.store(false, std::memory_order_relaxed);
+        std::rethrow_exception(std::exchange(error_, nullptr));
+    }
 }
 
 void ThreadPool::take_tasks(size_t thread) {
-    for (;;) {
-        const size_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
-        if (task >= num_tasks_) return;
-        function_(context_, task, thread);
+    try {
+        for (;;) {
+            const size_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
+            if (task >= num_tasks_) return;
+            function_(context_, task, thread);
+        }
+    } catch (...) {
+        if (!failed_.exchange(true)) error_ = std::current_exception();
+        // nobody begins another one
+        next_task_.store(num_tasks_, std::memory_order_relaxed);
     }
 }
 
 void ThreadPool::work(size_t thread) {
+    const DefaultFloats floats;
     uint32_t seen = 0;
     for (;;) {
         uint32_t now = wake_.load(std::memory_order_acquire);

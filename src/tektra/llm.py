@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapp
 from typing import Any, Literal, overload
 
 from tektra.engine.delivery import aiter_chunks, complete, complete_async, iter_chunks
+from tektra.engine.engine import Engine
 from tektra.engine.local_model import LLMOptions, LocalModel
 from tektra.engine.outputs import Chunk, Completion
 from tektra.engine.prompts import Message, Prompt, PromptList, encode_prompt, split_prompts
@@ -362,9 +363,15 @@ class LLM(LocalModel):
     ) -> Completion | list[Completion] | Generator[Chunk, None, None]:
         engine = self._runtime.ready().engine
         if stream:
-            return iter_chunks(engine, requests)
+            return self._stream(engine, requests)
         completions = complete(engine, requests, raise_errors=single)
         return completions[0] if single else completions
+
+    def _stream(
+        self, engine: Engine, requests: list[GenerateRequest]
+    ) -> Generator[Chunk, None, None]:
+        # A method, so that the model lives as long as somebody reads: `LLM(...).generate(...)`.
+        yield from iter_chunks(engine, requests)
 
     async def _acomplete(self, prepare: Callable[[], _Requests]) -> Completion | list[Completion]:
         import asyncio  # here, because it is a tenth of the time that importing tektra.llm takes

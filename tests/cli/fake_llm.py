@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, ClassVar, Self
 
@@ -95,6 +96,8 @@ class FakeLLM:
         done = False
         try:
             for number, piece in enumerate(pieces):
+                if number == 1 and (started := os.environ.get("TEKTRA_TEST_STARTED")):
+                    Path(started).touch()  # for a test that must know it is in the middle
                 time.sleep(self.delay)
                 yield Chunk(text=piece, token_ids=[number])
             completion = Completion(

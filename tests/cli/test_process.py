@@ -56,10 +56,13 @@ def test_ctrl_c_stops_a_running_answer(environment: dict[str, str]) -> None:
         assert "[cancelled]" in err, "the request was cancelled, not abandoned"
 
 
-def test_ctrl_c_leaves_no_half_json(environment: dict[str, str]) -> None:
-    environment |= {"TEKTRA_TEST_DELAY": "0.05"}
+def test_ctrl_c_leaves_no_half_json(environment: dict[str, str], tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    environment |= {"TEKTRA_TEST_DELAY": "0.05", "TEKTRA_TEST_STARTED": str(begun)}
     with started(environment, "run", "m.gguf", "a b " * 500, "--json") as process:
-        time.sleep(1.5)
+        while not begun.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=10)
         assert (process.returncode, out) == (130, "")

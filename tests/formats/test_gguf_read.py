@@ -174,7 +174,7 @@ def test_no_copies(tmp_path: Path) -> None:
     assert not first.flags.writeable
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 1
-    assert np.shares_memory(first, model._files[0])
+    assert np.shares_memory(first, model._files[0].raw)
     view = first.view(np.uint8)
     model.close()
     model.close()
@@ -187,7 +187,7 @@ def test_mapping_goes_when_the_model_does(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_with_package(path)
     model = GGUFFile.open(path)
-    mapping = weakref.ref(model._files[0].base.obj)  # type: ignore[union-attr]
+    mapping = weakref.ref(model._files[0].raw.base.obj)  # type: ignore[union-attr]
     model.close()
     del model
     gc.collect()

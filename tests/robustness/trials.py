@@ -11,7 +11,6 @@ import faulthandler
 import json
 import os
 import shutil
-import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -23,7 +22,18 @@ from typing import IO, TypeAlias
 
 from tests.robustness.processes import limit_memory, run_python, sanitized
 
-__all__ = ["LOADED", "Damage", "Outcomes", "byte_variants", "run_trials"]
+from tektra.formats.gguf import GGUFFile
+
+__all__ = [
+    "LOADED",
+    "Damage",
+    "Outcomes",
+    "byte_variants",
+    "edges",
+    "header_bytes",
+    "headroom_mib",
+    "run_trials",
+]
 
 Damage: TypeAlias = tuple[int, int]
 """(offset, new byte), or (offset, -1): the file ends there."""
@@ -33,8 +43,15 @@ CUT = -1
 SECONDS = 40.0 if sanitized() else 5.0
 """A trial that takes longer counts as hanging; they take milliseconds."""
 MIB = 2**20
-HEADROOM_MIB = 256
-"""Memory that a trial may take beyond what the process had after loading the sound file."""
+
+
+def headroom_mib(path: Path) -> int:
+    """Memory that trials may take beyond what the process had after loading the sound file.
+
+    The file itself is mapped, packed, and (a string or an array of it) decoded, but that is all.
+    AddressSanitizer keeps what is freed, up to a bound of its own.
+    """
+    return (1024 if sanitized() else 256) + 4 * path.stat().st_size // MIB
 
 
 @dataclass(slots=True)
@@ -68,6 +85,24 @@ def byte_variants(data: bytes, places: Iterable[int]) -> Iterator[Damage]:
         byte = data[at]
         for other in sorted({*(byte ^ (1 << bit) for bit in range(8)), 0x00, 0xFF} - {byte}):
             yield at, other
+
+
+def header_bytes(path: Path) -> int:
+    """How many bytes come before the first tensor."""
+    with GGUFFile.open(path) as file:
+        return min(info.offset for info in file.tensors.values())
+
+
+def edges(path: Path) -> list[int]:
+    """Sizes that cut a file at the start or the end of a tensor, or one byte beside it.
+
+    The last of them is the size of the file.
+    """
+    size = path.stat().st_size
+    with GGUFFile.open(path) as file:
+        ends = {at for t in file.tensors.values() for at in (t.offset, t.offset + t.nbytes)}
+    around = {at + d for at in ends for d in (-1, 0, 1)} | {size - 1, size}
+    return sorted(at for at in around if at <= size)
 
 
 def run_trials(
@@ -128,7 +163,7 @@ def _main() -> None:
     if first != LOADED:
         raise SystemExit(f"the sound file does not load: {first}")
     before = _resident_peak()
-    limit_memory(HEADROOM_MIB * MIB)
+    limit_memory(headroom_mib(path) * MIB)
     with path.open("r+b", buffering=0) as file:
         for offset, byte in orders["damages"]:
             _damage(file, offset, byte)
@@ -158,7 +193,7 @@ def _outcome(path: Path) -> str:
 
     try:
         # The largest file is the real one, and packing it takes a twentieth of a second.
-        with LLM(path, device="cpu", threads=1, context=32, max_batch=1, max_rows=16) as llm:
+        with LLM(path, device="cpu", threads=1, context=128, max_batch=1, max_rows=32) as llm:
             answer = llm.generate("hello <s>", max_tokens=2)
             assert 1 <= answer.completion_tokens <= 2
             llm.chat([{"role": "user", "content": "h"}], max_tokens=2)

@@ -3,9 +3,23 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <new>
 #include <utility>
 
 namespace tektra {
+
+// Product of sizes; std::bad_alloc where it does not fit, since so much memory cannot be had.
+inline size_t product_of(std::initializer_list<size_t> sizes) {
+    size_t product = 1;
+    for (const size_t size : sizes) {
+        if (size != 0 && product > std::numeric_limits<size_t>::max() / size)
+            throw std::bad_alloc();
+        product *= size;
+    }
+    return product;
+}
 
 // Pages straight from the operating system, which hands them out when they are first touched and
 // gets them back at once. 64-byte alignment at least. Throws std::bad_alloc.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -32,6 +33,8 @@ enum class OpCode : int32_t {
     kSelect,     // in -> out
     kNumOpCodes,
 };
+
+const char* op_name(OpCode code);
 
 enum class Rows : int32_t { kTokens, kOutputs };
 
@@ -65,12 +68,20 @@ struct StepView {
     const int32_t* output_rows;
 };
 
+// Time spent in the ops of one kind.
+struct OpTime {
+    double seconds;
+    uint64_t calls;
+};
+
+// One thread at a time may build or run a program: another one is refused, by std::runtime_error.
 class Program {
   public:
+    // Throws std::system_error where the threads cannot be had.
     Program(const KernelTable& kernels, const Limits& limits);
 
-    // Building. Each returns the id that ops refer to. Throws std::invalid_argument for what does
-    // not fit together, std::bad_alloc where memory ends.
+    // Building, which ends with `finish`. Each returns the id that ops refer to. Throws
+    // std::invalid_argument for what does not fit together, std::bad_alloc where memory ends.
     int32_t add_matrix(WeightType type, size_t rows, size_t width);
     // Fills a matrix from the rows of the file, on all threads.
     void pack_matrix(int32_t matrix, const uint8_t* rows, size_t num_bytes);
@@ -88,10 +99,23 @@ class Program {
     // well-formed, before anything is computed.
     void run(const StepView& step, size_t num_ops);
 
-    // Rows of a buffer after a run.
-    const float* rows_of(int32_t buffer) const;
-    size_t stride_of(int32_t buffer) const { return buffers_.at(buffer).stride; }
-    size_t width_of(int32_t buffer) const { return buffers_.at(buffer).width; }
+    // Output rows of a buffer, as the last run left them.
+    struct Result {
+        const float* rows;
+        size_t stride;  // floats
+        size_t width;
+    };
+    // std::invalid_argument for a buffer that has no output rows of floats.
+    Result result(int32_t buffer) const;
+
+    // Frees all memory but that of results, which stay as they are. It cannot run any more.
+    void release();
+
+    // Whether runs measure how long their ops take. It starts at zero when it is turned on.
+    void set_profiling(bool on);
+    // By kind of op, in the order of `OpCode`.
+    const std::vector<OpTime>& profile() const { return profile_; }
+
     size_t num_ops() const { return ops_.size(); }
 
     const char* isa() const { return kernels_.name; }
@@ -123,6 +147,18 @@ class Program {
         size_t begin, end;
     };
 
+    // Refuses a second thread, for as long as it lives.
+    class Exclusive {
+      public:
+        explicit Exclusive(std::atomic<bool>& busy);
+        ~Exclusive() { busy_.store(false, std::memory_order_release); }
+        Exclusive(const Exclusive&) = delete;
+        Exclusive& operator=(const Exclusive&) = delete;
+
+      private:
+        std::atomic<bool>& busy_;
+    };
+
     const LinearKernel& kernel_of(const Matrix& matrix) const {
         return kernels_.linear[static_cast<int>(matrix.type)];
     }
@@ -137,8 +173,10 @@ class Program {
         return buffers_[buffer].rows == Rows::kTokens ? step.num_rows : step.num_outputs;
     }
 
+    void check_building() const;
     void check_op(const Op& op) const;
-    void check_step(const StepView& step) const;
+    void check_step(const StepView& step);
+    void check_blocks(const StepView& step);
     void run_op(size_t index, const StepView& step);
     void run_linear(size_t index, const StepView& step);
     void run_attention(const Op& op, const StepView& step);
@@ -158,11 +196,18 @@ class Program {
     std::vector<Op> ops_;
     std::vector<std::vector<Chunk>> chunks_;  // of each op; empty but for linear ones
     std::vector<int32_t> row_sequence_;       // of the step: which sequence a row belongs to
+    std::vector<uint64_t> written_in_;        // of each cache block: the check that saw it written
+    uint64_t num_checks_ = 0;
+    size_t vocabulary_ = 0;
+    std::vector<OpTime> profile_;
+    bool profiling_ = false;
+    std::atomic<bool> busy_{false};
     Memory arena_;
     Memory attention_scratch_;   // per thread
     Memory attention_partials_;  // per row, head and split
     size_t attention_scratch_floats_ = 0;
     bool finished_ = false;
+    bool released_ = false;
 };
 
 template <class Function>

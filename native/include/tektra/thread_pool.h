@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -14,7 +14,8 @@ namespace tektra {
 // and sleep after that: an idle pool uses no processor time.
 class ThreadPool {
   public:
-    // `num_threads` counts the calling thread; at least 1.
+    // `num_threads` counts the calling thread; at least 1. Throws std::system_error where the
+    // system does not give so many.
     explicit ThreadPool(size_t num_threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -24,6 +25,8 @@ class ThreadPool {
 
     // Calls function(task, thread) for every task in [0, num_tasks), each exactly once, on any
     // thread, and returns when all are done. The calling thread is thread 0. One loop at a time.
+    // When a task throws, tasks that nobody has begun are left out and the first exception is
+    // thrown here, once all threads have left the loop.
     template <class Function>
     void run(size_t num_tasks, const Function& function) {
         run_erased(
@@ -40,11 +43,15 @@ class ThreadPool {
     void run_erased(size_t num_tasks, Erased function, const void* context);
     void work(size_t thread);
     void take_tasks(size_t thread);
+    void end_workers();
 
     // Written by the caller while no worker is inside a loop, read by workers that are.
     Erased function_ = nullptr;
     const void* context_ = nullptr;
     size_t num_tasks_ = 0;
+    // Of the task that set `failed_` first; the caller reads it when all have left the loop.
+    std::exception_ptr error_;
+    std::atomic<bool> failed_{false};
 
     // Number of the loop (upper half), whether it can be entered (kOpen), and how many workers are
     // inside (lower bits). The caller waits for those that entered only: a worker that is asleep or

@@ -6,6 +6,7 @@ and turns the core's complaints into typed errors.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from types import ModuleType
@@ -116,13 +117,7 @@ class CpuBackend(Backend):
     ) -> CpuExecutable:
         lowered = self._lower(graph, weights.tensors, options)
         try:
-            program = self._core.Program(
-                self.isa,
-                options.num_threads,
-                options.max_rows,
-                options.max_outputs,
-                options.num_kv_blocks,
-            )
+            program = self._new_program(options)
             ids = _load_weights(program, lowered, weights, progress, cancel)
             for layer in kv_geometry(graph):
                 program.add_cache(layer.num_kv_heads, layer.head_dim, layer.value_dim)
@@ -141,6 +136,21 @@ class CpuBackend(Backend):
         except ValueError as error:
             raise BackendError(f"the native core refused the model: {error}") from error
         return CpuExecutable(program, lowered.outputs, options)
+
+    def _new_program(self, options: CompileOptions) -> Any:
+        try:
+            return self._core.Program(
+                self.isa,
+                options.num_threads,
+                options.max_rows,
+                options.max_outputs,
+                options.num_kv_blocks,
+            )
+        except RuntimeError as error:
+            raise BackendError(
+                f"{options.num_threads} threads cannot be started: {error}",
+                remedy="ask for fewer threads",
+            ) from error
 
     def _lower(
         self, graph: Graph, tensors: Mapping[str, TensorInfo], options: CompileOptions
@@ -237,14 +247,33 @@ class CpuExecutable(Executable):
                 num_ops,
                 buffer,
             )
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise BackendError(str(error)) from error
+        except MemoryError as error:
+            raise MemoryLimitError(
+                f"there is no memory for a step of {step.num_rows} rows",
+                remedy="load the model with fewer rows or a smaller context, or end other programs",
+            ) from error
         return rows
+
+    def set_profiling(self, on: bool) -> None:
+        """Whether runs measure how long their ops take; what was measured before is forgotten."""
+        if self._program is None:
+            raise BackendError("the model is closed")
+        self._program.set_profiling(on)
+
+    @property
+    def profile(self) -> list[tuple[str, float, int]]:
+        """(op, seconds, calls) of the kinds of ops that ran while `set_profiling` was on."""
+        return [] if self._program is None else self._program.profile
 
     @property
     def memory(self) -> MemoryUse:
         return MemoryUse({}) if self._program is None else self._memory
 
     def close(self) -> None:
-        # the core frees its memory once no array of results refers to it any more
-        self._program = None
+        program, self._program = self._program, None
+        if program is not None:
+            # A step in progress on another thread: the memory is freed at its end.
+            with contextlib.suppress(RuntimeError):
+                program.release()

@@ -117,7 +117,6 @@ class Engine:
         self._wake = threading.Condition()
         self._inbox: list[Job] = []
         self._to_cancel: list[Job] = []
-        self._num_waiting = 0
         self._next_id = 0
         self._closing = False
         self._process = os.getpid()
@@ -125,7 +124,14 @@ class Engine:
         # then stopped by atexit, before the interpreter is torn down under it.
         self._thread = threading.Thread(target=self._loop, name="tektra-engine", daemon=True)
         atexit.register(self.close)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            atexit.unregister(self.close)
+            raise BackendError(
+                f"the engine's thread cannot be started: {error}",
+                remedy="end other programs, or raise the limit on threads",
+            ) from error
 
     # For callers, on any thread
 
@@ -229,20 +235,32 @@ class Engine:
     # The engine's thread
 
     def _loop(self) -> None:
-        while self._take_in():
+        try:
+            while self._take_in():
+                try:
+                    self._cancel_asked()
+                    self._step()
+                except Exception as error:  # a fault in here must not end the service
+                    self._recover(error)
+        finally:  # whatever it was that ended the loop, nobody is left waiting
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        with self._wake:
+            self._closing = True
+            left = [*self._jobs.values(), *self._inbox]
+            self._inbox = []
+        for job in left:
             try:
-                self._step()
-            except Exception as error:  # a fault in here must not end the other models' service
-                self._recover(error)
-        for job in [*self._jobs.values(), *self._inbox]:
-            job.cancel()
+                job.cancel()
+            except Exception as error:
+                job.give_up(_as_tektra_error(error))
             self._end(job)
-        self._inbox = []
         self._executable.close()
         atexit.unregister(self.close)
 
     def _take_in(self) -> bool:
-        """Waits for work; takes new requests and cancellations. False when it is time to end."""
+        """Waits for work and takes new requests. False when it is time to end."""
         with self._wake:
             while not (self._inbox or self._to_cancel or self._scheduler.has_work or self._closing):
                 self._wake.wait()
@@ -252,12 +270,19 @@ class Engine:
                 self._jobs[job.sequence.id] = job
                 self._scheduler.add(job.sequence)
             self._inbox.clear()
+        return True
+
+    def _cancel_asked(self) -> None:
+        with self._wake:
             cancelled, self._to_cancel = self._to_cancel, []
         for job in cancelled:
             if not job.done:
-                job.cancel()
-                self._end(job)
-        return True
+                try:
+                    job.cancel()
+                except Exception as error:
+                    self._fail(job, _as_tektra_error(error))
+                else:
+                    self._end(job)
 
     def _step(self) -> None:
         output, batch = self._scheduler.schedule()
@@ -301,16 +326,21 @@ class Engine:
 
     def _fail(self, job: Job, error: TektraError) -> None:
         self._last_error = str(error)
-        job.fail(error)
+        try:
+            job.fail(error)
+        except Exception:  # in what it makes of its text so far
+            job.give_up(error)
         self._end(job)
 
     def _end(self, job: Job) -> None:
         """Frees what a job holds, then tells its listener."""
-        self._scheduler.remove(job.sequence)
-        self._jobs.pop(job.sequence.id, None)
-        job.done = True
-        self._recorder.count_outcome(job.outcome)
-        job.deliver()
+        try:
+            self._scheduler.remove(job.sequence)
+        finally:  # whoever waits hears of it in any case
+            self._jobs.pop(job.sequence.id, None)
+            job.done = True
+            self._recorder.count_outcome(job.outcome)
+            job.deliver()
 
     def _recover(self, error: Exception) -> None:
         """Fails all that is there and starts with an empty cache: its state cannot be trusted."""

@@ -90,6 +90,10 @@ class Job(ABC):
     def fail(self, error: TektraError) -> None:
         """Ends it because something went wrong."""
 
+    def give_up(self, error: TektraError) -> None:
+        """Ends it where `cancel` or `fail` themselves failed. Cannot fail."""
+        self._end("failed", Failure(error))
+
     def deliver(self) -> None:
         """Tells the listener how it ended. Its blocks are free by now."""
         if self._last_event is not None:

@@ -24,7 +24,12 @@ from tektra.engine.resources import usable_cores
 from tektra.engine.sampling_params import SamplingParams
 from tektra.engine.sizing import choose_sizes, context_limit
 from tektra.engine.verify import VerifiedFiles, verify_file
-from tektra.errors import CancelledError, InvalidParameterError, TokenizerError
+from tektra.errors import (
+    CancelledError,
+    InvalidParameterError,
+    MemoryLimitError,
+    TokenizerError,
+)
 from tektra.formats.gguf import GGUFFile
 from tektra.hub import ResolvedModel, resolve
 from tektra.models.base import DrawnModel, draw
@@ -109,12 +114,28 @@ def load(
     """Loads a model. Reports the stages ``"map"``, ``"verify"``, ``"pack"`` and ``"warm up"``.
 
     A file with a pinned digest is checked while it is packed; nothing is returned before both are
-    done.
+    done. A file that is written to meanwhile is refused, whether it has a digest or not.
 
     Raises:
         TektraError: of the kind that fits: the reference, the file, the digest, the device, the
             memory, or `CancelledError`.
     """
+    try:
+        return _load(reference, options, progress=progress, cancel=cancel)
+    except MemoryError as error:
+        raise MemoryLimitError(
+            f"there is not enough memory to load {os.fspath(reference)!r}",
+            remedy="end other programs, or use a smaller model",
+        ) from error
+
+
+def _load(
+    reference: str | os.PathLike[str],
+    options: LoadOptions,
+    *,
+    progress: ProgressCallback,
+    cancel: CancelToken,
+) -> LoadedModel:
     report = _OneAtATime(progress)
     cancel.check()
     resolved = resolve(reference)
@@ -144,6 +165,7 @@ def load(
             )
         try:
             verification.check()
+            file.check_unchanged()
             _warm_up(executable, tokenizer, report)
             cancel.check()
         except BaseException:

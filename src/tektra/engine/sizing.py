@@ -28,6 +28,11 @@ CACHE_SHARE = 4
 the memory that the weights leave."""
 
 
+CACHE_CONTEXTS = 4
+"""The cache holds so many sequences of full context at most. More of them can run at once, since
+few are that long, and what the requests leave free keeps the beginnings of earlier prompts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """What was chosen.
@@ -99,7 +104,7 @@ def choose_sizes(
                 f"and {_mib(available)} MiB are available",
                 remedy="use a smaller model or context, or end other programs",
             )
-    num_blocks = num_blocks_for(chosen) * max_batch
+    num_blocks = num_blocks_for(chosen) * min(max_batch, CACHE_CONTEXTS)
     if available is not None:
         affordable = (available - fixed) // CACHE_SHARE // max(1, per_block)
         num_blocks = max(num_blocks_for(chosen), min(num_blocks, affordable))

@@ -6,11 +6,8 @@ when they are asked for. It does not know what the metadata means or which tenso
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -19,10 +16,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tektra.errors import FormatError, MemoryLimitError, ModelNotFoundError
+from tektra.errors import FormatError, ModelNotFoundError
 from tektra.formats.gguf_header import GGUFHeader, parse_header
 from tektra.formats.gguf_metadata import Metadata
 from tektra.formats.gguf_values import GGUFValue, Typed, ValueType
+from tektra.formats.mapped_file import MappedFile
 from tektra.formats.quants import dequantize
 from tektra.formats.tensor_info import TensorInfo
 
@@ -44,19 +42,24 @@ class GGUFFile:
     """A GGUF model, open for reading.
 
     Safe to share among threads. Views that were handed out keep the mapping alive after `close`.
+
+    A mapped file that somebody cuts short takes the process with it when the lost part is read.
+    So each access to a tensor looks at the size first, and `check_unchanged` tells afterwards
+    whether what was read is what was there when the file was opened. A file that is deleted, or
+    replaced by another under its name, stays as it was for whoever has it open.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
-        files: Sequence[NDArray[np.uint8]],
+        files: Sequence[MappedFile],
         headers: Sequence[GGUFHeader],
     ) -> None:
-        """Use `GGUFFile.open`. Takes the splits in order: paths, mapped bytes, parsed headers."""
+        """Use `GGUFFile.open`. Takes the splits in order: paths, mapped files, parsed headers."""
         self._paths = tuple(paths)
         self._files = tuple(files)
         self._header = headers[0]
-        self._file_bytes = sum(raw.size for raw in files)
+        self._file_bytes = sum(file.raw.size for file in files)
         tensors: dict[str, TensorInfo] = {}
         for path, header in zip(paths, headers, strict=True):
             for info in header.tensors:
@@ -77,17 +80,17 @@ class GGUFFile:
             MemoryLimitError: there is no address space left to map it.
         """
         given = Path(path)
-        raw = _map_file(given)
-        header = parse_header(raw, name=given.name)
+        mapped = MappedFile.open(given)
+        header = parse_header(mapped.raw, name=given.name)
         index, count = _split_position(given, header)
         if count == 1:
-            return cls([given], [raw], [header])
+            return cls([given], [mapped], [header])
         paths = _split_paths(given, index, count)
-        files: list[NDArray[np.uint8]] = []
+        files: list[MappedFile] = []
         headers: list[GGUFHeader] = []
         for number, split in enumerate(paths):
-            files.append(raw if number == index else _map_file(split))
-            headers.append(parse_header(files[-1], name=split.name, file=number))
+            files.append(mapped if number == index else MappedFile.open(split))
+            headers.append(parse_header(files[-1].raw, name=split.name, file=number))
             _split_position(split, headers[-1])  # refuses a file that is not what its name says
         _check_total(paths, headers)
         return cls(paths, files, headers)
@@ -150,13 +153,21 @@ class GGUFFile:
         """The stored bytes of a tensor: read-only uint8 [nbytes], a view of the mapped file.
 
         Raises:
-            FormatError: the model has no such tensor.
+            FormatError: the model has no such tensor, or the file was cut short since it was
+                opened.
             ValueError: the file was closed.
         """
         info = self._tensor(name)
         if not self._files:
             raise ValueError(f"{self.path.name} was closed")
-        return self._files[info.file][info.offset : info.offset + info.nbytes]
+        file = self._files[info.file]
+        file.check_size()
+        return file.raw[info.offset : info.offset + info.nbytes]
+
+    def check_unchanged(self) -> None:
+        """Raises `FormatError` where a file was written to since it was opened."""
+        for file in self._files:
+            file.check_unchanged()
 
     def dequantize(self, name: str) -> NDArray[np.float32]:
         """The weights of a tensor as a new float32 array of its shape.
@@ -194,26 +205,6 @@ class GGUFFile:
 
     def __repr__(self) -> str:
         return f"GGUFFile({str(self.path)!r}, {len(self._tensors)} tensors)"
-
-
-def _map_file(path: Path) -> NDArray[np.uint8]:
-    """Maps a file read-only; the mapping lives as long as the array or a view of it."""
-    try:
-        # Before it is opened: opening a pipe would wait for somebody to write into it.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise FormatError(f"{str(path)!r} is not a file")
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise FormatError(f"{path.name} is empty", remedy="get the file anew")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError as error:
-        raise ModelNotFoundError(f"there is no file {str(path)!r}") from error
-    except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) == errno.ENOMEM:
-            raise MemoryLimitError(f"there is no memory left to map {str(path)!r}") from error
-        reason = getattr(error, "strerror", None) or error
-        raise FormatError(f"{str(path)!r} cannot be read: {reason}") from error
-    return np.frombuffer(mapped, np.uint8)
 
 
 def _split_position(path: Path, header: GGUFHeader) -> tuple[int, int]:

@@ -37,7 +37,7 @@ MAX_DIMS = 4
 
 _MAGIC = b"GGUF"
 _MAX_NAME_BYTES = 65535  # the specification's limit for keys; ggml keeps tensor names under 64
-_MAX_STRING_BYTES = 1 << 28
+_MAX_STRING_BYTES = 1 << 26  # the largest are whole tokenizer.json files, of some 30 MB
 _MAX_ARRAY_ITEMS = 1 << 26
 _MAX_NESTED_ARRAYS = 1 << 16
 _MAX_ARRAY_DEPTH = 4

@@ -16,7 +16,7 @@ from tektra.errors import TokenizerError
 from tektra.tokenizer.base import Tokenizer
 from tektra.tokenizer.byte_level import byte_level_bytes
 from tektra.tokenizer.gguf_vocab import GGUFVocab, optional_list, optional_str
-from tektra.tokenizer.library import LibraryEncoder
+from tektra.tokenizer.library import LibraryEncoder, is_library_fault
 from tektra.tokenizer.pretokenizers import build_pre_tokenizer, find_pre_tokenizer
 
 __all__ = ["load_gguf_bpe"]
@@ -36,14 +36,16 @@ def load_gguf_bpe(metadata: Mapping[str, Any]) -> Tokenizer:
     pre = optional_str(metadata, _PRE) or "default"
     spec = find_pre_tokenizer(pre)
     vocab = GGUFVocab.read(metadata, default_ids=_DEFAULT_IDS, default_add_bos=spec.add_bos)
+    merges = _merges(metadata)
+    # The library panics on merges that are longer than all tokens, and says so on stderr.
+    if not all(map(vocab.ids.__contains__, map("".join, merges))):
+        raise _merge_error(merges, vocab.ids)
     try:
-        model = models.BPE(
-            vocab=vocab.ids, merges=_merges(metadata), ignore_merges=spec.ignore_merges
-        )
-    except TokenizerError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise TokenizerError(f"{_MERGES}: {error}") from error
+        model = models.BPE(vocab=vocab.ids, merges=merges, ignore_merges=spec.ignore_merges)
+    except BaseException as error:
+        if not is_library_fault(error):
+            raise
+        raise _merge_error(merges, vocab.ids, error) from error
     tokenizer = tokenizers.Tokenizer(model)
     if spec.nfc:
         tokenizer.normalizer = normalizers.NFC()
@@ -92,3 +94,17 @@ def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
         raise TokenizerError(f"{_MERGES}[{wrong}]: {merges[wrong][:60]!r} is not two tokens")
     halves = iter(parts)
     return list(zip(halves, halves, strict=True))
+
+
+def _merge_error(
+    merges: list[tuple[str, str]], ids: Mapping[str, int], error: BaseException | None = None
+) -> TokenizerError:
+    """What is wrong with the merges, with the place, which the library does not say."""
+    for i, (left, right) in enumerate(merges):
+        for part in (left, right, left + right):
+            if part not in ids:
+                return TokenizerError(
+                    f"{_MERGES}[{i}]: {part[:60]!r} is not in the vocabulary",
+                    remedy="the file is damaged or was converted wrongly: get it again",
+                )
+    return TokenizerError(f"{_MERGES}: {str(error)[:200]!a}")

@@ -27,6 +27,10 @@ __all__ = [
 
 _PREFIX: Final = "tokenizer.ggml."
 _END_KEYS: Final = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+# The longest tokens in published vocabularies are runs of some hundred spaces.
+_MAX_TOKEN_CHARS: Final = 1 << 14
+# Special tokens are looked for in every text, by an automaton that takes 1 us a character to build.
+_MAX_ADDED_CHARS: Final = 1 << 20
 _REMEDY: Final = "the file is damaged or was converted wrongly: get it again"
 
 
@@ -87,6 +91,7 @@ class GGUFVocab:
         texts = optional_list(metadata, f"{_PREFIX}tokens", str, "strings")
         if not texts:
             raise TokenizerError(f"{_PREFIX}tokens: the vocabulary is missing", remedy=_REMEDY)
+        _refuse_long(texts)
         ids = dict(zip(texts, range(len(texts)), strict=True))
         if len(ids) != len(texts):
             _refuse_duplicates(texts)
@@ -100,6 +105,14 @@ class GGUFVocab:
         listed = {ids[text] for text in END_OF_GENERATION & ids.keys()}
         control |= listed & user_defined if by_type else listed
         user_defined -= control
+
+        added = sum(len(texts[i]) for i in control | user_defined | unknown)
+        if added > _MAX_ADDED_CHARS:
+            raise TokenizerError(
+                f"{_PREFIX}token_type: the special and user-defined tokens have {added} characters "
+                f"together; at most {_MAX_ADDED_CHARS} are allowed",
+                remedy=_REMEDY,
+            )
 
         named = _special_ids(metadata, len(texts), default_ids)
         ends = end_of_generation_ids({texts[i]: i for i in control})
@@ -197,6 +210,17 @@ def finite_scores(metadata: Mapping[str, Any], count: int) -> list[float]:
     return scores
 
 
+def _refuse_long(texts: list[str]) -> None:
+    longest = max(map(len, texts))
+    if longest > _MAX_TOKEN_CHARS:
+        wrong = next(i for i, text in enumerate(texts) if len(text) == longest)
+        raise TokenizerError(
+            f"{_PREFIX}tokens[{wrong}]: the token has {longest} characters; at most "
+            f"{_MAX_TOKEN_CHARS} are allowed",
+            remedy=_REMEDY,
+        )
+
+
 def _refuse_bytes(texts: list[str], key: str) -> None:
     """Refuses what the reader of the file could not decode, and kept as lone surrogates."""
     try:
@@ -206,7 +230,7 @@ def _refuse_bytes(texts: list[str], key: str) -> None:
         for i, text in enumerate(texts):
             if any("\ud800" <= char <= "\udfff" for char in text):
                 raise TokenizerError(
-                    f"{key}[{i}]: {ascii(text[:40])} is not UTF-8", remedy=_REMEDY
+                    f"{key}[{i}]: {text[:40]!a} is not UTF-8", remedy=_REMEDY
                 ) from None
 
 

@@ -20,7 +20,7 @@ from tektra.tokenizer.base import LeadingSpace, SpecialTokens, Tokenizer
 from tektra.tokenizer.byte_level import byte_level_bytes
 from tektra.tokenizer.eog import end_of_generation_ids
 from tektra.tokenizer.gguf_spm import spm_piece_bytes
-from tektra.tokenizer.library import LibraryEncoder
+from tektra.tokenizer.library import LibraryEncoder, is_library_fault
 
 __all__ = ["load_from_json"]
 
@@ -50,7 +50,9 @@ def load_from_json(
         raise TokenizerError(f"tokenizer.json: {error.strerror}: {source!s}") from error
     try:
         library = tokenizers.Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:
+        if not is_library_fault(error):
+            raise
         raise TokenizerError(f"tokenizer.json: {error}") from error
     if not isinstance(library.model, models.BPE | models.Unigram):
         raise TokenizerError(

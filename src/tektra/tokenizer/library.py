@@ -13,7 +13,7 @@ import tokenizers
 
 from tektra.errors import TokenizerError
 
-__all__ = ["LibraryEncoder"]
+__all__ = ["LibraryEncoder", "is_library_fault"]
 
 
 @final
@@ -41,6 +41,14 @@ class LibraryEncoder:
         used = self._parsing if parse_special else plain
         ids: list[int] = used.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def is_library_fault(error: BaseException) -> bool:
+    """Whether an error may be the library's: it raises bare `Exception`, and panics.
+
+    A panic of its Rust code is a `BaseException` of a class that cannot be imported.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _twin(
