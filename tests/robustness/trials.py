@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -154,9 +155,13 @@ def _run_share(copy: Path, damages: Sequence[Damage]) -> Outcomes:
 
 # The worker
 
+_THREAD_ERRORS: list[str] = []
+
 
 def _main() -> None:
     orders = json.load(sys.stdin)
+    # An error on a thread of the engine must not pass unseen.
+    threading.excepthook = lambda args: _THREAD_ERRORS.append(repr(args.exc_value))
     path = Path(orders["path"])
     pristine = path.read_bytes()
     first = _outcome(path)
@@ -204,6 +209,8 @@ def _outcome(path: Path) -> str:
         return type(error).__name__
     except BaseException:
         return f"fault\t{json.dumps(traceback.format_exc()[-3000:])}"
+    if _THREAD_ERRORS:
+        return f"fault\t{json.dumps(f'on a thread: {_THREAD_ERRORS.pop()}')}"
     return LOADED
 
 
