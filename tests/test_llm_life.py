@@ -167,6 +167,15 @@ def test_a_dropped_model_ends_its_threads(model: Path, device: str) -> None:
     wait_for(lambda: not engine.alive)
 
 
+def test_a_stream_keeps_its_model(model: Path, device: str) -> None:
+    """Nobody but the iterator holds the model."""
+    whole = LLM(model, device=device).generate("hello", **GREEDY)
+    chunks = LLM(model, device=device).generate("hello", stream=True, **GREEDY)
+    gc.collect()
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert whole.finish_reason == "length"
+
+
 def test_progress_by_stage(model: Path, device: str) -> None:
     events: list[ProgressEvent] = []
     with LLM(model, device=device, progress=events.append):

@@ -88,3 +88,16 @@ def test_a_reclaimed_block_is_no_longer_kept() -> None:
     pool.free([block])
     pool.free(pool.allocate())
     assert not pool.is_idle(block)
+
+
+def test_what_was_used_last_is_reused_first() -> None:
+    """Memory that was never touched stays so under a light load."""
+    pool = BlockPool(100)
+    seen: set[int] = set()
+    for _ in range(50):
+        held = pool.allocate(3)
+        seen.update(held)
+        pool.free(held)
+        assert pool.allocate(3) == held
+        pool.free(held)
+    assert len(seen) == 3

@@ -224,6 +224,12 @@ def test_plenty_of_memory(drawn: DrawnModel) -> None:
     assert sizes(drawn, 1 << 40, context=1 << 16).context == 1 << 16
 
 
+def test_cache_of_a_large_batch(drawn: DrawnModel) -> None:
+    """It does not grow with the batch without bound: not all sequences are as long as can be."""
+    for batch, contexts in ((1, 1), (3, 3), (8, 4), (100, 4)):
+        assert sizes(drawn, 1 << 40, batch=batch).options.num_kv_blocks == contexts * 128
+
+
 def test_outputs_follow_the_batch(drawn: DrawnModel) -> None:
     assert sizes(drawn, 1 << 40, batch=4).options.max_outputs == 32
     assert sizes(drawn, 1 << 40, batch=50).options.max_outputs == 50
