@@ -15,9 +15,6 @@
 namespace tektra {
 namespace {
 
-// Weights that two terms of activations pass over in turn: they must stay in a core's own cache.
-constexpr size_t kTwoTermBytes = 64 * 1024;
-
 // Shares of a linear op a thread: enough to even out a slow core, few enough to stream memory.
 constexpr size_t kChunksPerThread = 8;
 
@@ -25,25 +22,17 @@ size_t round_up(size_t value, size_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
-// x as the sum of two quantized rows: the second holds what the first has rounded away.
-void quantize_twice(const RowKernels& kernels, const float* x, size_t n, uint8_t* first,
-                    uint8_t* second) {
-    constexpr size_t kBlock = 32;
-    uint8_t block[kBlock + sizeof(ActivationScale)];
-    auto put = [&](const float* from, size_t b, uint8_t* row) {
-        kernels.quantize(from, kBlock, block);
-        std::memcpy(row + kBlock * b, block, kBlock);
-        std::memcpy(row + n + b * sizeof(ActivationScale), block + kBlock, sizeof(ActivationScale));
-    };
-    for (size_t b = 0; b < n / kBlock; ++b) {
-        put(x + kBlock * b, b, first);
-        ActivationScale a;
-        std::memcpy(&a, block + kBlock, sizeof a);
-        float rest[kBlock];
-        for (size_t e = 0; e < kBlock; ++e) {
-            rest[e] = x[kBlock * b + e] - a.scale[e / 16] * static_cast<int8_t>(block[e]);
+// What a quantized row has rounded away of x.
+void quantization_error(const float* x, size_t n, const uint8_t* row, float* out) {
+    const auto* blocks = reinterpret_cast<const ActivationBlock*>(row);
+    float d;
+    std::memcpy(&d, row + n / kActivationBlock * sizeof(ActivationBlock), sizeof d);
+    for (size_t b = 0; b < n / kActivationBlock; ++b) {
+        for (size_t e = 0; e < kActivationBlock; ++e) {
+            const float scale = d * blocks[b].scale[e / 16];
+            out[kActivationBlock * b + e] =
+                x[kActivationBlock * b + e] - scale * static_cast<float>(blocks[b].q[e]);
         }
-        put(rest, b, second);
     }
 }
 
@@ -289,37 +278,20 @@ void Program::run_linear(size_t index, const StepView& step) {
         const Matrix& matrix = matrices_[op.weights[chunk.which]];
         const LinearKernel& kernel = kernel_of(matrix);
         const int32_t bias = op.weights[num_outs + chunk.which];
-        LinearTask part{
-            .weights = matrix.packed.data(),
-            .group_begin = chunk.begin,
-            .group_end = chunk.end,
-            .width = matrix.width,
-            .out_width = matrix.rows,
-            .x = row(op.in[0], 0),
-            .x_stride = buffers_[op.in[0]].stride,
-            .num_rows = num_rows,
-            .out = floats(op.out[chunk.which], 0),
-            .out_stride = buffers_[op.out[chunk.which]].stride / sizeof(float),
-            .bias = bias < 0 ? nullptr : vectors_[bias].data(),
-            .addend = has_addend ? floats(op.in[1], 0) : nullptr,
-            .addend_stride = has_addend ? buffers_[op.in[1]].stride / sizeof(float) : 0};
-        if (terms == 1) {
-            kernel.run(part);
-            return;
-        }
-        // both terms while the weights are in the cache; the second is added to the first
-        const size_t share = std::max<size_t>(1, kTwoTermBytes / kernel.group_bytes(matrix.width));
-        for (size_t g = chunk.begin; g < chunk.end; g += share) {
-            part.group_begin = g;
-            part.group_end = std::min(chunk.end, g + share);
-            kernel.run(part);
-            LinearTask second = part;
-            second.x += part.x_stride / terms;
-            second.bias = nullptr;
-            second.addend = part.out;
-            second.addend_stride = part.out_stride;
-            kernel.run(second);
-        }
+        kernel.run({.weights = matrix.packed.data(),
+                    .group_begin = chunk.begin,
+                    .group_end = chunk.end,
+                    .width = matrix.width,
+                    .out_width = matrix.rows,
+                    .x = row(op.in[0], 0),
+                    .x_stride = buffers_[op.in[0]].stride,
+                    .terms = terms,
+                    .num_rows = num_rows,
+                    .out = floats(op.out[chunk.which], 0),
+                    .out_stride = buffers_[op.out[chunk.which]].stride / sizeof(float),
+                    .bias = bias < 0 ? nullptr : vectors_[bias].data(),
+                    .addend = has_addend ? floats(op.in[1], 0) : nullptr,
+                    .addend_stride = has_addend ? buffers_[op.in[1]].stride / sizeof(float) : 0});
     });
 }
 
@@ -348,11 +320,11 @@ void Program::run_op(size_t index, const StepView& step) {
         case OpCode::kQuantize: {
             const size_t term = buffers_[to].stride / op.ints[0];
             each([&](size_t r) {
-                if (op.ints[0] == 1) {
-                    k.quantize(in(0, r), width, row(to, r));
-                } else {
-                    quantize_twice(k, in(0, r), width, row(to, r), row(to, r) + term);
-                }
+                k.quantize(in(0, r), width, row(to, r));
+                if (op.ints[0] == 1) return;
+                std::vector<float> rest(width);
+                quantization_error(in(0, r), width, row(to, r), rest.data());
+                k.quantize(rest.data(), width, row(to, r) + term);
             });
             break;
         }

@@ -63,7 +63,6 @@ void Program::check_op(const Op& op) const {
     auto width = [&](int32_t b) { return buffers_[b].width; };
     // a buffer of floats must have room for its width; quantized ones are checked by their op
     auto holds_floats = [&](int32_t b) { return buffers_[b].stride / sizeof(float) >= width(b); };
-    auto quantized_bytes = [&](size_t n) { return n + n / 32 * sizeof(ActivationScale); };
     auto vector_of = [&](int32_t id, size_t n, bool optional) {
         if (optional && id == -1) return true;
         return id >= 0 && static_cast<size_t>(id) < vectors_.size() && vectors_[id].size() == n;
@@ -82,8 +81,9 @@ void Program::check_op(const Op& op) const {
         for (size_t i = 0; i < op.out.size(); ++i) {
             check(matrix_of(op.weights[i]), "no such matrix");
             const Matrix& matrix = matrices_[op.weights[i]];
-            const size_t needed = kernel_of(matrix).quantized_input ? quantized_bytes(matrix.width)
-                                                                    : matrix.width * sizeof(float);
+            const size_t needed = kernel_of(matrix).quantized_input
+                                      ? quantized_row_bytes(matrix.width)
+                                      : matrix.width * sizeof(float);
             check(
                 width(op.in[0]) == matrix.width && buffers_[op.in[0]].stride / op.ints[1] >= needed,
                 "input and matrix differ in width");
@@ -104,7 +104,7 @@ void Program::check_op(const Op& op) const {
     const size_t n = width(to);
     if (op.code == OpCode::kQuantize) {
         check(op.ints[0] == 1 || op.ints[0] == 2, "one or two terms");
-        check(n % 32 == 0 && buffers_[to].stride / op.ints[0] >= quantized_bytes(n),
+        check(n % 32 == 0 && buffers_[to].stride / op.ints[0] >= quantized_row_bytes(n),
               "wrong output");
     } else {
         check(holds_floats(to), "the output has no room for its width");

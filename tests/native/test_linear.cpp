@@ -2,6 +2,8 @@
 // the unpacked weights; and that neither the batch nor the cut into groups changes a bit.
 #include "check.h"
 
+#include "tektra/memory.h"
+
 using namespace tektra;
 
 namespace {
@@ -74,6 +76,15 @@ std::vector<uint8_t> random_rows(WeightType type, size_t rows, size_t width, con
     return data;
 }
 
+// Element e of a quantized row.
+double dequantized(const uint8_t* row, size_t width, size_t e) {
+    ActivationBlock block;
+    std::memcpy(&block, row + e / 32 * sizeof block, sizeof block);
+    float d;
+    std::memcpy(&d, row + width / 32 * sizeof block, sizeof d);
+    return static_cast<double>(d) * block.factor[e / 16 % 2] * block.q[e % 32];
+}
+
 void test(const KernelTable& table, const Case& c, size_t rows, size_t width, size_t num_x) {
     std::mt19937 random(static_cast<unsigned>(rows * 31 + width * 7 + num_x));
     const LinearKernel& k = table.linear[static_cast<int>(c.type)];
@@ -94,24 +105,19 @@ void test(const KernelTable& table, const Case& c, size_t rows, size_t width, si
 
     // activations, as the kernel wants them and as what they stand for
     const auto values = normal(random, num_x * width, 3.0f);
-    const size_t stride =
-        k.quantized_input ? width + width / 32 * sizeof(ActivationScale) : width * sizeof(float);
-    std::vector<uint8_t> x(num_x * stride);
+    const size_t stride = k.quantized_input ? quantized_row_bytes(width) : width * sizeof(float);
+    const Memory memory(num_x * stride);  // quantized rows are aligned
+    uint8_t* x = memory.data();
     std::vector<double> meant(num_x * width);
     for (size_t i = 0; i < num_x; ++i) {
-        uint8_t* row = &x[i * stride];
+        uint8_t* row = x + i * stride;
         if (!k.quantized_input) {
             std::memcpy(row, &values[i * width], stride);
             for (size_t e = 0; e < width; ++e) meant[i * width + e] = values[i * width + e];
             continue;
         }
         table.rows.quantize(&values[i * width], width, row);
-        for (size_t e = 0; e < width; ++e) {
-            ActivationScale scale;
-            std::memcpy(&scale, row + width + e / 32 * sizeof scale, sizeof scale);
-            meant[i * width + e] =
-                static_cast<double>(scale.scale[e / 16 % 2]) * static_cast<int8_t>(row[e]);
-        }
+        for (size_t e = 0; e < width; ++e) meant[i * width + e] = dequantized(row, width, e);
     }
 
     const auto bias = normal(random, rows), addend = normal(random, num_x * rows);
@@ -133,8 +139,9 @@ void test(const KernelTable& table, const Case& c, size_t rows, size_t width, si
                     .group_end = groups,
                     .width = width,
                     .out_width = rows,
-                    .x = x.data(),
+                    .x = x,
                     .x_stride = stride,
+                    .terms = 1,
                     .num_rows = num_x,
                     .out = out.data(),
                     .out_stride = rows,
@@ -153,7 +160,7 @@ void test(const KernelTable& table, const Case& c, size_t rows, size_t width, si
     for (size_t i = 0; i < num_x; ++i) {
         for (size_t g = 0; g < groups; ++g) {
             LinearTask one = task;
-            one.x = x.data() + i * stride;
+            one.x = x + i * stride;
             one.num_rows = 1;
             one.group_begin = g;
             one.group_end = g + 1;
@@ -165,6 +172,28 @@ void test(const KernelTable& table, const Case& c, size_t rows, size_t width, si
     CHECK(std::memcmp(single.data(), out.data(), single.size() * sizeof(float)) == 0,
           "%s %s %zu x %zu: a row alone differs from the same row among %zu", table.name, c.name,
           rows, width, num_x);
+
+    // pairs of rows as terms of one; a single output may be what two large terms leave over
+    if (!k.quantized_input || num_x % 2 != 0 || rows < 8) return;
+    LinearTask pairs = task;
+    pairs.x_stride = 2 * stride;
+    pairs.terms = 2;
+    pairs.num_rows = num_x / 2;
+    pairs.bias = nullptr;
+    pairs.addend = nullptr;
+    std::vector<float> summed(num_x / 2 * rows);
+    pairs.out = summed.data();
+    k.run(pairs);
+    std::vector<double> sums(summed.size());
+    for (size_t i = 0; i < sums.size(); ++i) {
+        const size_t row = i / rows, column = i % rows;
+        for (const size_t r : {2 * row, 2 * row + 1}) {
+            sums[i] += expected[r * rows + column] - bias[column] - addend[r * rows + column];
+        }
+    }
+    const double apart = distance(summed.data(), sums.data(), sums.size());
+    CHECK(apart < 3e-6, "%s %s %zu x %zu, %zu pairs of terms: off by %g", table.name, c.name, rows,
+          width, num_x / 2, apart);
 }
 
 }  // namespace
@@ -176,7 +205,8 @@ int main() {
             for (const size_t width :
                  {block, 3 * block, block == 256 ? 1024 : 576 / block * block}) {
                 for (const size_t rows : {1, 8, 13, 64}) {
-                    for (const size_t num_x : {1, 2, 3, 4, 7}) test(*table, c, rows, width, num_x);
+                    for (const size_t num_x : {1, 2, 3, 4, 7, 40})
+                        test(*table, c, rows, width, num_x);
                 }
             }
         }

@@ -4,6 +4,8 @@
 #include "../../native/core/half.h"
 #include "check.h"
 
+#include "tektra/memory.h"
+
 using namespace tektra;
 
 namespace {
@@ -73,20 +75,51 @@ void test_elementwise(const KernelTable& table, std::mt19937& random) {
 }
 
 void test_quantize(const KernelTable& table, std::mt19937& random) {
-    constexpr size_t n = 96;
+    constexpr size_t n = 288;
     auto x = normal(random, n, 5.0f);
     for (size_t i = 32; i < 64; ++i) x[i] = 0.0f;  // a block of zeros
-    x[70] = 1e30f;
-    std::vector<uint8_t> out(n + n / 32 * sizeof(ActivationScale));
-    table.rows.quantize(x.data(), n, out.data());
-    for (size_t e = 0; e < n; ++e) {
-        ActivationScale a;
-        std::memcpy(&a, &out[n + e / 32 * sizeof a], sizeof a);
-        const float scale = a.scale[e / 16 % 2];
-        const int q = static_cast<int8_t>(out[e]);
-        CHECK(q >= -127, "%s: -128 would overflow the products", table.name);
-        CHECK(std::fabs(scale * static_cast<float>(q) - x[e]) <= 0.5001f * scale,
-              "%s: element %zu is rounded wrongly", table.name, e);
+    const Memory memory(quantized_row_bytes(n));
+    const uint8_t* out = memory.data();
+    for (const float outlier : {0.0f, 300.0f, 1e30f}) {
+        x[70] = outlier;
+        table.rows.quantize(x.data(), n, memory.data());
+        float d;
+        std::memcpy(&d, out + n / 32 * sizeof(ActivationBlock), sizeof d);
+        for (size_t b = 0; b < n / 32; ++b) {
+            ActivationBlock a;
+            std::memcpy(&a, out + b * sizeof a, sizeof a);
+            float total = 0.0f;
+            for (size_t h = 0; h < 2; ++h) {
+                const float* from = &x[32 * b + 16 * h];
+                const int8_t* q = a.q + 16 * h;
+                const float scale = d * a.scale[h];
+                float largest = 0.0f, sum = 0.0f;
+                for (size_t e = 0; e < 16; ++e) {
+                    CHECK(q[e] >= -127, "%s: -128 would overflow the products", table.name);
+                    CHECK(std::fabs(scale * static_cast<float>(q[e]) - from[e]) <= 0.5001f * scale,
+                          "%s: element %zu of half %zu is rounded wrongly", table.name, e, h);
+                    largest = std::fmax(largest, std::fabs(from[e]));
+                    sum += a.scale[h] * static_cast<float>(q[e]);
+                }
+                // no coarser than needed: one step of the factor more than the largest asks for
+                CHECK(127.0f * scale <= largest + 127.001f * d, "%s: half %zu is coarse",
+                      table.name, h);
+                CHECK(a.factor[h] == static_cast<int16_t>(a.scale[h]) &&
+                          a.twice[h][0] == a.factor[h] && a.twice[h][1] == a.factor[h] &&
+                          a.factor[h] <= kMaxFactor && a.centre[h] == -32.0f * sum,
+                      "%s: half %zu does not fit together", table.name, h);
+                total += sum;
+            }
+            CHECK(a.total == total, "%s: the total of block %zu is wrong", table.name, b);
+        }
+    }
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+        x[33] = bad;
+        table.rows.quantize(x.data(), n, memory.data());
+        float d;
+        std::memcpy(&d, out + n / 32 * sizeof(ActivationBlock), sizeof d);
+        CHECK(!std::isfinite(d), "%s: %g was quantized to something", table.name, bad);
     }
 }
 

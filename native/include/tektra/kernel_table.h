@@ -39,7 +39,8 @@ struct LinearTask {
     size_t width;      // elements in a row of the matrix and of x
     size_t out_width;  // rows of the matrix; the last group may reach past it
     const uint8_t* x;  // rows of floats, or quantized rows where the kernel wants them
-    size_t x_stride;   // bytes
+    size_t x_stride;   // bytes from row to row
+    size_t terms;      // quantized rows that add up to a row of x, x_stride / terms bytes apart
     size_t num_rows;
     float* out;
     size_t out_stride;     // floats
@@ -53,7 +54,7 @@ struct LinearKernel {
     size_t block_width;    // elements along the width in a block; the width is a multiple of it
     size_t block_bytes;    // bytes of a packed block of a group
     size_t source_bytes;   // bytes of one row's block in the file
-    bool quantized_input;  // x is int8 rows with ActivationScale
+    bool quantized_input;  // x is rows of ActivationBlock
     // Packs one group from up to `lanes` rows of the file that lie side by side.
     void (*pack)(const uint8_t* rows, size_t num_rows, size_t row_bytes, size_t width,
                  uint8_t* group);
@@ -66,7 +67,8 @@ struct LinearKernel {
 
 // Row kernels: `n` elements of one row. Input and output may be the same row.
 struct RowKernels {
-    // n is a multiple of 32; out is n bytes and n / 32 scales
+    // n is a multiple of 32; out is quantized_row_bytes(n), 64-byte aligned. An element that is not
+    // finite makes the row's D not finite.
     void (*quantize)(const float* x, size_t n, uint8_t* out);
     void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* out);
     void (*layer_norm)(const float* x, const float* weight, const float* bias, size_t n, float eps,

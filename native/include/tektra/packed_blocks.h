@@ -8,26 +8,33 @@
 // unsigned x signed byte multiply-add takes, with the four activations broadcast.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "tektra/quant_blocks.h"
 
 namespace tektra {
 
-// Nibbles of 32 elements: byte b of q[j] holds register j (low) and register j + 4 (high), j < 4.
-template <int kLanes>
-using Nibbles = uint8_t[4][4 * kLanes];
-// One more bit of 32 elements: bit j of byte b belongs to byte b of register j.
-template <int kLanes>
-using Bits = uint8_t[4 * kLanes];
-// Two more bits of 32 elements: bits 2 s of byte b of q[h] belong to byte b of register 4 h + s.
-template <int kLanes>
-using BitPairs = uint8_t[2][4 * kLanes];
+// Integers of 2 to 6 bits of 32 elements, without gaps. They are placed so
+// that taking them out costs few operations:
+//   2 bits  bits 2 s of r[h] belong to register 4 h + s
+//   3 bits  r[0]: register 0, 1, and bits 0-1 of 6; r[1]: 2, 3, bit 2 of 6 and bit 0 of 7;
+//           r[2]: 4, 5, and bits 1-2 of 7
+//   4 bits  r[j]: register j (low) and register j + 4 (high)
+//   5 bits  r[i]: register i (low five bits); its upper three: bits 0-2 of 5, of 6 and of 7 in
+//           r[0], r[2] and r[4]; r[1]: bits 3-4 of 5, then bit 3 of 7; r[3]: bits 3-4 of 6, then
+//           bit 4 of 7
+//   6 bits  r[i]: register i (low six bits); its upper two: bits 0-1, 2-3, 4-5 of register 6 in
+//           r[0] to r[2], of register 7 in r[3] to r[5]
+template <int kLanes, int kBits>
+struct Fields {
+    uint8_t r[kBits][4 * kLanes];
+};
 
 template <int kLanes>
 struct PackedQ4_0 {
     half_t d[kLanes];
-    Nibbles<kLanes> q;
+    Fields<kLanes, 4> q;
 };
 static_assert(sizeof(PackedQ4_0<8>) == 8 * sizeof(BlockQ4_0));
 
@@ -35,15 +42,14 @@ template <int kLanes>
 struct PackedQ4_1 {
     half_t d[kLanes];
     half_t m[kLanes];
-    Nibbles<kLanes> q;
+    Fields<kLanes, 4> q;
 };
 static_assert(sizeof(PackedQ4_1<8>) == 8 * sizeof(BlockQ4_1));
 
 template <int kLanes>
 struct PackedQ5_0 {
     half_t d[kLanes];
-    Bits<kLanes> high;
-    Nibbles<kLanes> q;
+    Fields<kLanes, 5> q;
 };
 static_assert(sizeof(PackedQ5_0<8>) == 8 * sizeof(BlockQ5_0));
 
@@ -51,8 +57,7 @@ template <int kLanes>
 struct PackedQ5_1 {
     half_t d[kLanes];
     half_t m[kLanes];
-    Bits<kLanes> high;
-    Nibbles<kLanes> q;
+    Fields<kLanes, 5> q;
 };
 static_assert(sizeof(PackedQ5_1<8>) == 8 * sizeof(BlockQ5_1));
 
@@ -70,7 +75,7 @@ struct PackedQ2_K {
     half_t dmin[kLanes];
     uint8_t scale[16][kLanes];
     uint8_t min[16][kLanes];
-    BitPairs<kLanes> q[8];
+    Fields<kLanes, 2> q[8];
 };
 static_assert(sizeof(PackedQ2_K<8>) == 800);
 
@@ -78,8 +83,7 @@ template <int kLanes>
 struct PackedQ3_K {
     half_t d[kLanes];
     int8_t scale[16][kLanes];
-    BitPairs<kLanes> q[8];
-    Bits<kLanes> high[8];
+    Fields<kLanes, 3> q[8];
 };
 static_assert(sizeof(PackedQ3_K<8>) == 912);
 
@@ -89,7 +93,7 @@ struct PackedQ4_K {
     half_t dmin[kLanes];
     uint8_t scale[8][kLanes];
     uint8_t min[8][kLanes];
-    Nibbles<kLanes> q[8];
+    Fields<kLanes, 4> q[8];
 };
 static_assert(sizeof(PackedQ4_K<8>) == 1184);
 
@@ -99,8 +103,7 @@ struct PackedQ5_K {
     half_t dmin[kLanes];
     uint8_t scale[8][kLanes];
     uint8_t min[8][kLanes];
-    Nibbles<kLanes> q[8];
-    Bits<kLanes> high[8];
+    Fields<kLanes, 5> q[8];
 };
 static_assert(sizeof(PackedQ5_K<8>) == 1440);
 
@@ -108,8 +111,7 @@ template <int kLanes>
 struct PackedQ6_K {
     half_t d[kLanes];
     int8_t scale[16][kLanes];
-    Nibbles<kLanes> q[8];
-    BitPairs<kLanes> high[8];
+    Fields<kLanes, 6> q[8];
 };
 static_assert(sizeof(PackedQ6_K<8>) == 1680);
 
@@ -119,15 +121,29 @@ struct PackedFloat {
     Element w[kLanes];
 };
 
-// Activations quantized to int8: a row is `width` bytes, then one of these per 32 elements.
-// x ~ scale * q, with a scale for each half of the block: that costs little beside the products and
-// halves the divergence from float activations (docs/log.md). The sums are of scale * q, which is
+// Activations quantized to int8, 32 elements of a row: x ~ D * factor[half] * q, where D belongs to
+// the row. A factor for each half of the block costs little beside the products and halves the
+// divergence from float activations (docs/log.md); that factors are whole numbers lets them be
+// applied by the integer instruction that adds up the products. Sums are of factor * q, which is
 // what multiplies the mins of the weights, so that rounding errors of q meet centred weights.
-struct ActivationScale {
-    float scale[2];  // elements 0..15, elements 16..31
-    float sum[2];
-    float total;  // sum[0] + sum[1]
+struct ActivationBlock {
+    int8_t q[32];
+    int16_t twice[2][2];  // each factor twice, for an instruction that takes pairs
+    int16_t factor[2];    // elements 0..15, elements 16..31
+    float scale[2];       // the factors as floats
+    float total;          // sum of factor * q over the block
+    float centre[2];      // -32 * factor * (sum of q) of each half
 };
-static_assert(sizeof(ActivationScale) == 20);
+static_assert(sizeof(ActivationBlock) == 64);
+
+// A quantized row: its blocks, then D as a float, and up to the next 64 bytes nothing.
+constexpr size_t kActivationBlock = 32;
+constexpr size_t quantized_row_bytes(size_t width) {
+    return width / kActivationBlock * sizeof(ActivationBlock) + 64;
+}
+// Largest factor. 16 products of 127 and -128 times it fit an int32.
+constexpr int kMaxFactor = 8191;
+// A row whose largest element is smaller is taken for zeros: its reciprocal is no float.
+constexpr float kSmallestRow = 1e-30f;
 
 }  // namespace tektra

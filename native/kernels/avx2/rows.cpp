@@ -1,4 +1,4 @@
-// Row-wise kernels: norms, rotary positions, activations, quantization to int8.
+// Row-wise kernels: norms, rotary positions, activations.
 #include <cmath>
 #include <cstring>
 
@@ -7,42 +7,6 @@
 
 namespace tektra::avx2 {
 namespace {
-
-void quantize(const float* x, size_t n, uint8_t* out) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    // packs works within halves of a register: this puts the four results back in order
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m256i ones8 = _mm256_set1_epi8(1);
-    const __m256i ones16 = _mm256_set1_epi16(1);
-    for (size_t b = 0; b < n / 32; ++b) {
-        const float* block = x + 32 * b;
-        ActivationScale a;
-        __m256i integers[4];
-        for (int h = 0; h < 2; ++h) {
-            const __m256 first = _mm256_loadu_ps(block + 16 * h);
-            const __m256 second = _mm256_loadu_ps(block + 16 * h + 8);
-            const float largest = max_lanes(
-                _mm256_max_ps(_mm256_andnot_ps(sign, first), _mm256_andnot_ps(sign, second)));
-            const __m256 inverse = _mm256_set1_ps(largest > 0.0f ? 127.0f / largest : 0.0f);
-            integers[2 * h] = _mm256_cvtps_epi32(_mm256_mul_ps(first, inverse));
-            integers[2 * h + 1] = _mm256_cvtps_epi32(_mm256_mul_ps(second, inverse));
-            a.scale[h] = largest / 127.0f;
-        }
-        const __m256i low = _mm256_packs_epi32(integers[0], integers[1]);
-        const __m256i high = _mm256_packs_epi32(integers[2], integers[3]);
-        const __m256i q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32 * b), q);
-        // sums of the two halves, from products with one
-        const __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, q), ones16);
-        const __m128i pairs =
-            _mm_hadd_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        const __m128i halves = _mm_hadd_epi32(pairs, pairs);
-        a.sum[0] = a.scale[0] * static_cast<float>(_mm_cvtsi128_si32(halves));
-        a.sum[1] = a.scale[1] * static_cast<float>(_mm_extract_epi32(halves, 1));
-        a.total = a.sum[0] + a.sum[1];
-        std::memcpy(out + n + b * sizeof a, &a, sizeof a);
-    }
-}
 
 void rms_norm(const float* x, const float* weight, size_t n, float eps, float* out) {
     __m256 squares = _mm256_setzero_ps();
@@ -242,7 +206,6 @@ void to_half(const float* x, size_t n, half_t* out) {
 
 void fill_rows(KernelTable& table) {
     RowKernels& rows = table.rows;  // layer_norm and softcap stay scalar: few models have them
-    rows.quantize = quantize;
     rows.rms_norm = rms_norm;
     rows.rope_interleaved = rope_interleaved;
     rows.rope_half = rope_half;

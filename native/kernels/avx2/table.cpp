@@ -8,6 +8,7 @@ void fill(KernelTable& table) {
     fill_linear_int8(table);
     fill_linear_float(table);
     fill_rows(table);
+    fill_quantize(table);
     fill_attention(table);
     table.sampling = &kAvx2Sampling;
 }

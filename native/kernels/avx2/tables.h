@@ -8,6 +8,7 @@ namespace tektra::avx2 {
 void fill_linear_int8(KernelTable& table);
 void fill_linear_float(KernelTable& table);
 void fill_rows(KernelTable& table);
+void fill_quantize(KernelTable& table);
 void fill_attention(KernelTable& table);
 
 }  // namespace tektra::avx2

@@ -8,14 +8,14 @@
 namespace tektra::neon {
 namespace {
 
-struct Vectors : VectorsNeon {
-    template <int kChain, bool kSigned>
-    static inline Int dot(const Int* q, const int8_t* x) {
+struct Vectors : DotsNeon<Vectors> {
+    template <class F>
+    static inline Int half(const Int* q, const int8_t* x) {
         // sums of two elements each: rows 0 and 1, 2 and 3, 4 and 5, 6 and 7
         int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-        for (int j = 0; j < 4; j += kChain) {
+        for (int j = 0; j < 4; j += F::kChain) {
             int16x8_t products[4] = {};
-            for (int i = j; i < j + kChain && i < 4; ++i) {
+            for (int i = j; i < j + F::kChain && i < 4; ++i) {
                 int32_t four;
                 std::memcpy(&four, x + 4 * i, sizeof four);
                 const int8x8_t a = vreinterpret_s8_s32(vdup_n_s32(four));

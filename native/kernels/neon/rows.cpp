@@ -2,6 +2,7 @@
 // which on this architecture is NEON as well.
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "tables.h"
 #include "vector.h"
@@ -9,30 +10,55 @@
 namespace tektra::neon {
 namespace {
 
+// Largest magnitude of 16 elements as bits, which order like the floats, and NaN above all.
+inline uint32_t largest_bits(const float* x) {
+    uint32x4_t largest = vdupq_n_u32(0);
+    for (int i = 0; i < 4; ++i) {
+        largest = vmaxq_u32(largest, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + 4 * i))));
+    }
+    return vmaxvq_u32(largest);
+}
+
 void quantize(const float* x, size_t n, uint8_t* out) {
-    for (size_t b = 0; b < n / 32; ++b) {
-        ActivationScale a;
+    const size_t num_blocks = n / kActivationBlock;
+    uint32_t bits = 0;
+    for (size_t i = 0; i < n; i += 16) {
+        const uint32_t largest = largest_bits(x + i);
+        bits = largest > bits ? largest : bits;
+    }
+    float top;
+    std::memcpy(&top, &bits, sizeof top);
+    const float d = top / (127.0f * kMaxFactor);
+    std::memcpy(out + num_blocks * sizeof(ActivationBlock), &d, sizeof d);
+    if (!(top >= kSmallestRow && top <= std::numeric_limits<float>::max())) {
+        std::memset(out, 0, num_blocks * sizeof(ActivationBlock));
+        return;
+    }
+    for (size_t b = 0; b < num_blocks; ++b) {
+        ActivationBlock a;
+        a.total = 0.0f;
         for (int h = 0; h < 2; ++h) {
-            const float* from = x + 32 * b + 16 * h;
-            float32x4_t v[4];
-            float32x4_t largest = vdupq_n_f32(0.0f);
-            for (int i = 0; i < 4; ++i) {
-                v[i] = vld1q_f32(from + 4 * i);
-                largest = vmaxnmq_f32(largest, vabsq_f32(v[i]));
-            }
-            const float peak = vmaxnmvq_f32(largest);
-            const float inverse = peak > 0.0f ? 127.0f / peak : 0.0f;
+            const float* from = x + kActivationBlock * b + 16 * h;
+            const uint32_t largest = largest_bits(from);
+            float peak;
+            std::memcpy(&peak, &largest, sizeof peak);
+            const float factor = std::fmin(std::ceil(peak * (kMaxFactor / top)), float{kMaxFactor});
+            const float inverse = factor > 0.0f ? 127.0f * kMaxFactor / top / factor : 0.0f;
             int32x4_t q[4];
-            for (int i = 0; i < 4; ++i) q[i] = vcvtnq_s32_f32(vmulq_n_f32(v[i], inverse));
+            for (int i = 0; i < 4; ++i) {
+                q[i] = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(from + 4 * i), inverse));
+            }
             const int16x8_t low = vcombine_s16(vqmovn_s32(q[0]), vqmovn_s32(q[1]));
             const int16x8_t high = vcombine_s16(vqmovn_s32(q[2]), vqmovn_s32(q[3]));
             const int8x16_t bytes = vcombine_s8(vqmovn_s16(low), vqmovn_s16(high));
-            vst1q_s8(reinterpret_cast<int8_t*>(out) + 32 * b + 16 * h, bytes);
-            a.scale[h] = peak / 127.0f;
-            a.sum[h] = a.scale[h] * static_cast<float>(vaddlvq_s8(bytes));
+            vst1q_s8(a.q + 16 * h, bytes);
+            a.factor[h] = a.twice[h][0] = a.twice[h][1] = static_cast<int16_t>(factor);
+            a.scale[h] = factor;
+            const float sum = factor * static_cast<float>(vaddlvq_s8(bytes));
+            a.total += sum;
+            a.centre[h] = -32.0f * sum;
         }
-        a.total = a.sum[0] + a.sum[1];
-        std::memcpy(out + n + b * sizeof a, &a, sizeof a);
+        std::memcpy(out + b * sizeof a, &a, sizeof a);
     }
 }
 

@@ -8,10 +8,9 @@
 namespace tektra::neondot {
 namespace {
 
-struct Vectors : VectorsNeon {
-    // int32 has room for every product: the chain does not matter
-    template <int kChain, bool kSigned>
-    static inline Int dot(const Int* q, const int8_t* x) {
+struct Vectors : DotsNeon<Vectors> {
+    template <class F>
+    static inline Int half(const Int* q, const int8_t* x) {
         const int8x16_t a = vld1q_s8(x);
         int32x4_t low = vdupq_n_s32(0), high = vdupq_n_s32(0);
         low = vdotq_laneq_s32(low, vreinterpretq_s8_u8(q[0].a), a, 0);

@@ -1,8 +1,9 @@
 // Linear layers, plainly: the truth that the other instruction sets are held against.
-// Quantized: an integer dot product per 32 (or 16) elements, scaled and summed along the width.
+// Quantized: an integer dot product per 16 elements, scaled and summed along the width.
 #include <cstring>
 
 #include "../../core/half.h"
+#include "fields.h"
 #include "pack.h"
 #include "tables.h"
 
@@ -20,15 +21,9 @@ struct Sub {
     float min[2];
 };
 
-// q of register r = e / 4, byte 4 * lane + e % 4
-inline int nibble(const Nibbles<kLanes>& q, size_t e, size_t lane) {
-    return q[e / 4 % 4][4 * lane + e % 4] >> (e < 16 ? 0 : 4) & 15;
-}
-inline int bit(const Bits<kLanes>& bits, size_t e, size_t lane) {
-    return bits[4 * lane + e % 4] >> e / 4 & 1;
-}
-inline int pair(const BitPairs<kLanes>& pairs, size_t e, size_t lane) {
-    return pairs[e / 16][4 * lane + e % 4] >> 2 * (e / 4 % 4) & 3;
+template <int kBits>
+inline void get_all(const Fields<kLanes, kBits>& fields, size_t lane, Sub& sub) {
+    for (size_t e = 0; e < kSub; ++e) sub.q[e] = get_field(fields, e / 4, 4 * lane + e % 4);
 }
 
 inline void both(Sub& sub, float scale, float min) {
@@ -37,24 +32,24 @@ inline void both(Sub& sub, float scale, float min) {
 }
 
 void load(const PackedQ4_0<kLanes>& p, size_t, size_t lane, Sub& sub) {
-    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane);
+    get_all(p.q, lane, sub);
     const float d = half_to_float(p.d[lane]);
     both(sub, d, -8.0f * d);
 }
 
 void load(const PackedQ4_1<kLanes>& p, size_t, size_t lane, Sub& sub) {
-    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane);
+    get_all(p.q, lane, sub);
     both(sub, half_to_float(p.d[lane]), half_to_float(p.m[lane]));
 }
 
 void load(const PackedQ5_0<kLanes>& p, size_t, size_t lane, Sub& sub) {
-    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane) | bit(p.high, e, lane) << 4;
+    get_all(p.q, lane, sub);
     const float d = half_to_float(p.d[lane]);
     both(sub, d, -16.0f * d);
 }
 
 void load(const PackedQ5_1<kLanes>& p, size_t, size_t lane, Sub& sub) {
-    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q, e, lane) | bit(p.high, e, lane) << 4;
+    get_all(p.q, lane, sub);
     both(sub, half_to_float(p.d[lane]), half_to_float(p.m[lane]));
 }
 
@@ -64,7 +59,7 @@ void load(const PackedQ8_0<kLanes>& p, size_t, size_t lane, Sub& sub) {
 }
 
 void load(const PackedQ2_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
-    for (size_t e = 0; e < kSub; ++e) sub.q[e] = pair(p.q[s], e, lane);
+    get_all(p.q[s], lane, sub);
     const float d = half_to_float(p.d[lane]), dmin = half_to_float(p.dmin[lane]);
     for (size_t h = 0; h < 2; ++h) {
         sub.scale[h] = d * static_cast<float>(p.scale[2 * s + h][lane]);
@@ -73,9 +68,7 @@ void load(const PackedQ2_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
 }
 
 void load(const PackedQ3_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
-    for (size_t e = 0; e < kSub; ++e) {
-        sub.q[e] = pair(p.q[s], e, lane) | bit(p.high[s], e, lane) << 2;
-    }
+    get_all(p.q[s], lane, sub);
     for (size_t h = 0; h < 2; ++h) {
         sub.scale[h] = half_to_float(p.d[lane]) * static_cast<float>(p.scale[2 * s + h][lane]);
         sub.min[h] = -4.0f * sub.scale[h];
@@ -83,23 +76,19 @@ void load(const PackedQ3_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
 }
 
 void load(const PackedQ4_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
-    for (size_t e = 0; e < kSub; ++e) sub.q[e] = nibble(p.q[s], e, lane);
+    get_all(p.q[s], lane, sub);
     both(sub, half_to_float(p.d[lane]) * static_cast<float>(p.scale[s][lane]),
          -half_to_float(p.dmin[lane]) * static_cast<float>(p.min[s][lane]));
 }
 
 void load(const PackedQ5_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
-    for (size_t e = 0; e < kSub; ++e) {
-        sub.q[e] = nibble(p.q[s], e, lane) | bit(p.high[s], e, lane) << 4;
-    }
+    get_all(p.q[s], lane, sub);
     both(sub, half_to_float(p.d[lane]) * static_cast<float>(p.scale[s][lane]),
          -half_to_float(p.dmin[lane]) * static_cast<float>(p.min[s][lane]));
 }
 
 void load(const PackedQ6_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
-    for (size_t e = 0; e < kSub; ++e) {
-        sub.q[e] = nibble(p.q[s], e, lane) | pair(p.high[s], e, lane) << 4;
-    }
+    get_all(p.q[s], lane, sub);
     for (size_t h = 0; h < 2; ++h) {
         sub.scale[h] = half_to_float(p.d[lane]) * static_cast<float>(p.scale[2 * s + h][lane]);
         sub.min[h] = -32.0f * sub.scale[h];
@@ -112,16 +101,34 @@ inline float start_of(const LinearTask& t, size_t row, size_t column) {
     return value;
 }
 
+inline float products(const Sub& sub, const uint8_t* block) {
+    ActivationBlock a;
+    std::memcpy(&a, block, sizeof a);
+    float sum = 0.0f;
+    for (size_t h = 0; h < 2; ++h) {
+        int product = 0, plain = 0;
+        for (size_t e = kHalf * h; e < kHalf * (h + 1); ++e) {
+            product += sub.q[e] * a.q[e];
+            plain += a.q[e];
+        }
+        sum += a.scale[h] * (sub.scale[h] * static_cast<float>(product) +
+                             sub.min[h] * static_cast<float>(plain));
+    }
+    return sum;
+}
+
 template <class Packed, size_t kWidth>
 void linear(const LinearTask& t) {
-    const size_t blocks = t.width / kWidth;
+    const size_t blocks = t.width / kWidth, term_bytes = t.x_stride / t.terms;
     for (size_t g = t.group_begin; g < t.group_end; ++g) {
         for (size_t lane = 0; lane < kLanes && g * kLanes + lane < t.out_width; ++lane) {
             const size_t column = g * kLanes + lane;
-            // rows are innermost so that a block of weights is unpacked once for all of them
+            // rows are innermost so that a block of weights is unpacked once for some of them
             constexpr size_t kRows = 16;
-            for (size_t first = 0; first < t.num_rows; first += kRows) {
-                const size_t rows = t.num_rows - first < kRows ? t.num_rows - first : kRows;
+            const size_t share = kRows / t.terms;
+            for (size_t first = 0; first < t.num_rows; first += share) {
+                const size_t rows = t.num_rows - first < share ? t.num_rows - first : share;
+                const uint8_t* x = t.x + first * t.x_stride;
                 float sums[kRows] = {};
                 for (size_t b = 0; b < blocks; ++b) {
                     Packed packed;
@@ -130,26 +137,23 @@ void linear(const LinearTask& t) {
                     for (size_t s = 0; s < kWidth / kSub; ++s) {
                         Sub sub;
                         load(packed, s, lane, sub);
-                        const size_t at = b * kWidth + s * kSub;
-                        for (size_t r = 0; r < rows; ++r) {
-                            const uint8_t* x = t.x + (first + r) * t.x_stride;
-                            const auto* q = reinterpret_cast<const int8_t*>(x) + at;
-                            ActivationScale a;
-                            std::memcpy(&a, x + t.width + at / kSub * sizeof a, sizeof a);
-                            int low = 0, high = 0;
-                            for (size_t e = 0; e < kHalf; ++e) {
-                                low += sub.q[e] * q[e];
-                                high += sub.q[kHalf + e] * q[kHalf + e];
-                            }
-                            sums[r] += sub.scale[0] * a.scale[0] * static_cast<float>(low) +
-                                       sub.scale[1] * a.scale[1] * static_cast<float>(high) +
-                                       sub.min[0] * a.sum[0] + sub.min[1] * a.sum[1];
+                        const size_t at = (b * kWidth / kSub + s) * sizeof(ActivationBlock);
+                        for (size_t r = 0; r < rows * t.terms; ++r) {
+                            sums[r] += products(sub, x + r * term_bytes + at);
                         }
                     }
                 }
                 for (size_t r = 0; r < rows; ++r) {
+                    float value = 0.0f;
+                    for (size_t i = r * t.terms; i < (r + 1) * t.terms; ++i) {
+                        float d;
+                        std::memcpy(&d,
+                                    x + i * term_bytes + t.width / kSub * sizeof(ActivationBlock),
+                                    sizeof d);
+                        value += sums[i] * d;
+                    }
                     const size_t row = first + r;
-                    t.out[row * t.out_stride + column] = sums[r] + start_of(t, row, column);
+                    t.out[row * t.out_stride + column] = value + start_of(t, row, column);
                 }
             }
         }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../../core/half.h"
+#include "fields.h"
 
 namespace tektra::scalar {
 namespace {
@@ -26,56 +27,19 @@ inline size_t register_of(size_t element) {
     return element / 4;
 }
 
-template <int L>
-void put_nibbles(const Quants<L>& quants, Nibbles<L>& out) {
-    std::memset(out, 0, sizeof out);
+template <int L, int kBits>
+void put_all(const Quants<L>& quants, Fields<L, kBits>& out) {
+    std::memset(&out, 0, sizeof out);
     for (size_t e = 0; e < kSub; ++e) {
-        const size_t r = register_of(e);
         for (size_t lane = 0; lane < L; ++lane) {
-            out[r % 4][byte_of(e, lane)] |=
-                static_cast<uint8_t>((quants.at[e][lane] & 15) << (r < 4 ? 0 : 4));
+            put_field(out, register_of(e), byte_of(e, lane), quants.at[e][lane]);
         }
     }
 }
 
-template <int L>
-inline int get_nibble(const Nibbles<L>& q, size_t e, size_t lane) {
-    const size_t r = register_of(e);
-    return q[r % 4][byte_of(e, lane)] >> (r < 4 ? 0 : 4) & 15;
-}
-
-template <int L>
-void put_bits(const Quants<L>& quants, int shift, Bits<L>& out) {
-    std::memset(out, 0, sizeof out);
-    for (size_t e = 0; e < kSub; ++e) {
-        for (size_t lane = 0; lane < L; ++lane) {
-            out[byte_of(e, lane)] |=
-                static_cast<uint8_t>((quants.at[e][lane] >> shift & 1) << register_of(e));
-        }
-    }
-}
-
-template <int L>
-inline int get_bit(const Bits<L>& bits, size_t e, size_t lane) {
-    return bits[byte_of(e, lane)] >> register_of(e) & 1;
-}
-
-template <int L>
-void put_pairs(const Quants<L>& quants, int shift, BitPairs<L>& out) {
-    std::memset(out, 0, sizeof out);
-    for (size_t e = 0; e < kSub; ++e) {
-        const size_t r = register_of(e);
-        for (size_t lane = 0; lane < L; ++lane) {
-            out[r / 4][byte_of(e, lane)] |=
-                static_cast<uint8_t>((quants.at[e][lane] >> shift & 3) << 2 * (r % 4));
-        }
-    }
-}
-
-template <int L>
-inline int get_pair(const BitPairs<L>& pairs, size_t e, size_t lane) {
-    const size_t r = register_of(e);
-    return pairs[r / 4][byte_of(e, lane)] >> 2 * (r % 4) & 3;
+template <int L, int kBits>
+inline int get(const Fields<L, kBits>& fields, size_t e, size_t lane) {
+    return get_field(fields, register_of(e), byte_of(e, lane));
 }
 
 // Six-bit scale and min of sub-block s (0..7) of Q4_K and Q5_K.
@@ -103,9 +67,9 @@ struct Q4_0 {
     static constexpr size_t kWidth = kLegacyWidth;
     static int quant(const Source& s, size_t e) { return s.q[e % 16] >> (e < 16 ? 0 : 4) & 15; }
     static void scales(const Source& s, size_t lane, Packed& p) { p.d[lane] = s.d; }
-    static void put(const Quants<L>& q, size_t, Packed& p) { put_nibbles<L>(q, p.q); }
+    static void put(const Quants<L>& q, size_t, Packed& p) { put_all(q, p.q); }
     static float value(const Packed& p, size_t e, size_t lane) {
-        return half_to_float(p.d[lane]) * static_cast<float>(get_nibble<L>(p.q, e, lane) - 8);
+        return half_to_float(p.d[lane]) * static_cast<float>(get(p.q, e, lane) - 8);
     }
 };
 
@@ -119,9 +83,9 @@ struct Q4_1 {
         p.d[lane] = s.d;
         p.m[lane] = s.m;
     }
-    static void put(const Quants<L>& q, size_t, Packed& p) { put_nibbles<L>(q, p.q); }
+    static void put(const Quants<L>& q, size_t, Packed& p) { put_all(q, p.q); }
     static float value(const Packed& p, size_t e, size_t lane) {
-        return half_to_float(p.d[lane]) * static_cast<float>(get_nibble<L>(p.q, e, lane)) +
+        return half_to_float(p.d[lane]) * static_cast<float>(get(p.q, e, lane)) +
                half_to_float(p.m[lane]);
     }
 };
@@ -135,12 +99,9 @@ struct Q5_0 {
         return (s.q[e % 16] >> (e < 16 ? 0 : 4) & 15) | fifth_bit(s.high, e) << 4;
     }
     static void scales(const Source& s, size_t lane, Packed& p) { p.d[lane] = s.d; }
-    static void put(const Quants<L>& q, size_t, Packed& p) {
-        put_nibbles<L>(q, p.q);
-        put_bits<L>(q, 4, p.high);
-    }
+    static void put(const Quants<L>& q, size_t, Packed& p) { put_all(q, p.q); }
     static float value(const Packed& p, size_t e, size_t lane) {
-        const int q = get_nibble<L>(p.q, e, lane) | get_bit<L>(p.high, e, lane) << 4;
+        const int q = get(p.q, e, lane);
         return half_to_float(p.d[lane]) * static_cast<float>(q - 16);
     }
 };
@@ -157,12 +118,9 @@ struct Q5_1 {
         p.d[lane] = s.d;
         p.m[lane] = s.m;
     }
-    static void put(const Quants<L>& q, size_t, Packed& p) {
-        put_nibbles<L>(q, p.q);
-        put_bits<L>(q, 4, p.high);
-    }
+    static void put(const Quants<L>& q, size_t, Packed& p) { put_all(q, p.q); }
     static float value(const Packed& p, size_t e, size_t lane) {
-        const int q = get_nibble<L>(p.q, e, lane) | get_bit<L>(p.high, e, lane) << 4;
+        const int q = get(p.q, e, lane);
         return half_to_float(p.d[lane]) * static_cast<float>(q) + half_to_float(p.m[lane]);
     }
 };
@@ -204,11 +162,11 @@ struct Q2_K {
             p.min[i][lane] = s.scales[i] >> 4;
         }
     }
-    static void put(const Quants<L>& q, size_t sub, Packed& p) { put_pairs<L>(q, 0, p.q[sub]); }
+    static void put(const Quants<L>& q, size_t sub, Packed& p) { put_all(q, p.q[sub]); }
     static float value(const Packed& p, size_t e, size_t lane) {
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[e / 16][lane]);
         const float m = half_to_float(p.dmin[lane]) * static_cast<float>(p.min[e / 16][lane]);
-        return d * static_cast<float>(get_pair<L>(p.q[e / kSub], e % kSub, lane)) - m;
+        return d * static_cast<float>(get(p.q[e / kSub], e % kSub, lane)) - m;
     }
 };
 
@@ -228,14 +186,10 @@ struct Q3_K {
             p.scale[i][lane] = static_cast<int8_t>((low | high << 4) - 32);
         }
     }
-    static void put(const Quants<L>& q, size_t sub, Packed& p) {
-        put_pairs<L>(q, 0, p.q[sub]);
-        put_bits<L>(q, 2, p.high[sub]);
-    }
+    static void put(const Quants<L>& q, size_t sub, Packed& p) { put_all(q, p.q[sub]); }
     static float value(const Packed& p, size_t e, size_t lane) {
         const size_t sub = e / kSub;
-        const int q =
-            get_pair<L>(p.q[sub], e % kSub, lane) | get_bit<L>(p.high[sub], e % kSub, lane) << 2;
+        const int q = get(p.q[sub], e % kSub, lane);
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[e / 16][lane]);
         return d * static_cast<float>(q - 4);
     }
@@ -258,12 +212,12 @@ struct Q4_K {
             scale_min_k4(s.scales, i, p.scale[i][lane], p.min[i][lane]);
         }
     }
-    static void put(const Quants<L>& q, size_t sub, Packed& p) { put_nibbles<L>(q, p.q[sub]); }
+    static void put(const Quants<L>& q, size_t sub, Packed& p) { put_all(q, p.q[sub]); }
     static float value(const Packed& p, size_t e, size_t lane) {
         const size_t sub = e / kSub;
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[sub][lane]);
         const float m = half_to_float(p.dmin[lane]) * static_cast<float>(p.min[sub][lane]);
-        return d * static_cast<float>(get_nibble<L>(p.q[sub], e % kSub, lane)) - m;
+        return d * static_cast<float>(get(p.q[sub], e % kSub, lane)) - m;
     }
 };
 
@@ -282,14 +236,10 @@ struct Q5_K {
             scale_min_k4(s.scales, i, p.scale[i][lane], p.min[i][lane]);
         }
     }
-    static void put(const Quants<L>& q, size_t sub, Packed& p) {
-        put_nibbles<L>(q, p.q[sub]);
-        put_bits<L>(q, 4, p.high[sub]);
-    }
+    static void put(const Quants<L>& q, size_t sub, Packed& p) { put_all(q, p.q[sub]); }
     static float value(const Packed& p, size_t e, size_t lane) {
         const size_t sub = e / kSub;
-        const int q =
-            get_nibble<L>(p.q[sub], e % kSub, lane) | get_bit<L>(p.high[sub], e % kSub, lane) << 4;
+        const int q = get(p.q[sub], e % kSub, lane);
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[sub][lane]);
         const float m = half_to_float(p.dmin[lane]) * static_cast<float>(p.min[sub][lane]);
         return d * static_cast<float>(q) - m;
@@ -310,14 +260,10 @@ struct Q6_K {
         p.d[lane] = s.d;
         for (size_t i = 0; i < 16; ++i) p.scale[i][lane] = s.scales[i];
     }
-    static void put(const Quants<L>& q, size_t sub, Packed& p) {
-        put_nibbles<L>(q, p.q[sub]);
-        put_pairs<L>(q, 4, p.high[sub]);
-    }
+    static void put(const Quants<L>& q, size_t sub, Packed& p) { put_all(q, p.q[sub]); }
     static float value(const Packed& p, size_t e, size_t lane) {
         const size_t sub = e / kSub;
-        const int q =
-            get_nibble<L>(p.q[sub], e % kSub, lane) | get_pair<L>(p.high[sub], e % kSub, lane) << 4;
+        const int q = get(p.q[sub], e % kSub, lane);
         const float d = half_to_float(p.d[lane]) * static_cast<float>(p.scale[e / 16][lane]);
         return d * static_cast<float>(q - 32);
     }

@@ -1,6 +1,7 @@
 // Row-wise kernels, plainly: norms, rotary positions, activations, quantization to int8.
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "../../core/half.h"
 #include "tables.h"
@@ -9,25 +10,37 @@ namespace tektra::scalar {
 namespace {
 
 void quantize(const float* x, size_t n, uint8_t* out) {
-    auto* q = reinterpret_cast<int8_t*>(out);
-    for (size_t b = 0; b < n / 32; ++b) {
-        ActivationScale a;
-        for (size_t h = 0; h < 2; ++h) {
-            const size_t at = 32 * b + 16 * h;
+    const size_t num_blocks = n / kActivationBlock;
+    float top = 0.0f;
+    for (size_t i = 0; i < n; ++i) {
+        if (!(std::fabs(x[i]) <= top) && !std::isnan(top)) top = std::fabs(x[i]);
+    }
+    const float d = top / (127.0f * kMaxFactor);
+    std::memcpy(out + num_blocks * sizeof(ActivationBlock), &d, sizeof d);
+    // nothing is left of a row that is smaller than this, and nothing can be made of infinities
+    const bool representable = top >= kSmallestRow && top <= std::numeric_limits<float>::max();
+    for (size_t b = 0; b < num_blocks; ++b) {
+        ActivationBlock a;
+        std::memset(&a, 0, sizeof a);
+        for (size_t h = 0; h < 2 && representable; ++h) {
+            const float* from = x + kActivationBlock * b + 16 * h;
             float largest = 0.0f;
-            for (size_t e = 0; e < 16; ++e) largest = std::fmax(largest, std::fabs(x[at + e]));
-            const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+            for (size_t e = 0; e < 16; ++e) largest = std::fmax(largest, std::fabs(from[e]));
+            const float factor =
+                std::fmin(std::ceil(largest * (kMaxFactor / top)), float{kMaxFactor});
+            const float inverse = factor > 0.0f ? 127.0f * kMaxFactor / top / factor : 0.0f;
             int sum = 0;
             for (size_t e = 0; e < 16; ++e) {
-                const int value = static_cast<int>(std::nearbyint(x[at + e] * inverse));
-                q[at + e] = static_cast<int8_t>(value);
+                const int value = static_cast<int>(std::nearbyint(from[e] * inverse));
+                a.q[16 * h + e] = static_cast<int8_t>(value);
                 sum += value;
             }
-            a.scale[h] = largest / 127.0f;
-            a.sum[h] = a.scale[h] * static_cast<float>(sum);
+            a.factor[h] = a.twice[h][0] = a.twice[h][1] = static_cast<int16_t>(factor);
+            a.scale[h] = factor;
+            a.total += factor * static_cast<float>(sum);
+            a.centre[h] = -32.0f * factor * static_cast<float>(sum);
         }
-        a.total = a.sum[0] + a.sum[1];
-        std::memcpy(out + n + b * sizeof a, &a, sizeof a);
+        std::memcpy(out + b * sizeof a, &a, sizeof a);
     }
 }
 

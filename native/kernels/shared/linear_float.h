@@ -46,8 +46,9 @@ inline void finish_float_rows(const LinearTask& t, size_t group, size_t row,
 // the multiply-add; the order within each sum is always the same.
 template <class V, class F, int kGroups, int kRows>
 inline void float_tile(const LinearTask& t, size_t group, size_t row) {
-    const auto* weights = reinterpret_cast<const typename F::Packed*>(t.weights);
-    const typename F::Packed* w[kGroups];
+    using Packed = typename F::Packed;
+    const auto* weights = reinterpret_cast<const Packed*>(t.weights);
+    const Packed* w[kGroups];
     const float* x[kRows];
     typename V::Float sums[kGroups][kRows];
     for (int r = 0; r < kRows; ++r) {
@@ -70,23 +71,34 @@ inline void float_tile(const LinearTask& t, size_t group, size_t row) {
     }
 }
 
-template <class V, class F, int kGroups>
+// The rows that are left when whole tiles are done: at most kRows.
+template <class V, class F, int kGroups, int kRows>
+inline void float_rest(const LinearTask& t, size_t group, size_t row) {
+    if constexpr (kRows > 0) {
+        if (t.num_rows - row == kRows) {
+            float_tile<V, F, kGroups, kRows>(t, group, row);
+        } else {
+            float_rest<V, F, kGroups, kRows - 1>(t, group, row);
+        }
+    }
+}
+
+template <class V, class F, int kGroups, int kTile>
 inline void float_rows(const LinearTask& t, size_t group) {
     size_t row = 0;
-    for (; row + V::kTile <= t.num_rows; row += V::kTile) {
-        float_tile<V, F, kGroups, V::kTile>(t, group, row);
-    }
-    for (; row < t.num_rows; ++row) float_tile<V, F, kGroups, 1>(t, group, row);
+    for (; row + kTile <= t.num_rows; row += kTile) float_tile<V, F, kGroups, kTile>(t, group, row);
+    float_rest<V, F, kGroups, kTile - 1>(t, group, row);
 }
 
 template <class V, class F>
 void run_float(const LinearTask& t) {
     size_t group = t.group_begin;
-    if (t.num_rows == 1) {
-        for (; group + 4 <= t.group_end; group += 4) float_rows<V, F, 4>(t, group);
+    // sums for as many multiply-adds as are under way at a time, whatever the number of rows
+    if (t.num_rows <= 2) {
+        for (; group + 4 <= t.group_end; group += 4) float_rows<V, F, 4, 2>(t, group);
     }
-    for (; group + 2 <= t.group_end; group += 2) float_rows<V, F, 2>(t, group);
-    for (; group < t.group_end; ++group) float_rows<V, F, 1>(t, group);
+    for (; group + 2 <= t.group_end; group += 2) float_rows<V, F, 2, V::kTile>(t, group);
+    for (; group < t.group_end; ++group) float_rows<V, F, 1, V::kTile>(t, group);
 }
 
 // Puts the kernels of the float types into the table.

@@ -1,4 +1,4 @@
-// Vectors of eight floats on x86-64, as linear_int8.h wants them, but for the dot product: that is
+// Vectors of eight floats on x86-64, as linear_int8.h wants them, but for the dot products: that is
 // where the sets differ. Internal linkage: each set compiles its own copy.
 #pragma once
 
@@ -9,7 +9,6 @@ namespace {
 
 struct Vectors256 {
     static constexpr int kLanes = 8;
-    static constexpr int kTile = 4;
     using Int = __m256i;
     using Float = __m256;
 
@@ -18,12 +17,10 @@ struct Vectors256 {
     }
     static inline Int splat8(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
     static inline Int and_(Int a, Int b) { return _mm256_and_si256(a, b); }
-    static inline Int or_(Int a, Int b) { return _mm256_or_si256(a, b); }
-    static inline Int xor_(Int a, Int b) { return _mm256_xor_si256(a, b); }
-    template <int n>
-    static inline Int left(Int v) {
-        return _mm256_slli_epi16(v, n);
+    static inline Int or_and(Int a, Int b, Int c) {
+        return _mm256_or_si256(a, _mm256_and_si256(b, c));
     }
+    static inline Int xor_(Int a, Int b) { return _mm256_xor_si256(a, b); }
     template <int n>
     static inline Int right(Int v) {
         return _mm256_srli_epi16(v, n);

@@ -12,7 +12,6 @@ namespace {
 
 struct VectorsNeon {
     static constexpr int kLanes = 8;
-    static constexpr int kTile = 4;
     static constexpr bool kSignedProducts = true;
     struct Int {
         uint8x16_t a, b;
@@ -30,13 +29,11 @@ struct VectorsNeon {
         return {v, v};
     }
     static inline Int and_(Int x, Int y) { return {vandq_u8(x.a, y.a), vandq_u8(x.b, y.b)}; }
-    static inline Int or_(Int x, Int y) { return {vorrq_u8(x.a, y.a), vorrq_u8(x.b, y.b)}; }
+    static inline Int or_and(Int x, Int y, Int z) {
+        return {vorrq_u8(x.a, vandq_u8(y.a, z.a)), vorrq_u8(x.b, vandq_u8(y.b, z.b))};
+    }
     static inline Int xor_(Int x, Int y) { return {veorq_u8(x.a, y.a), veorq_u8(x.b, y.b)}; }
     // bits that move into the neighbouring byte of a 16-bit shift are masked off by every caller
-    template <int n>
-    static inline Int left(Int v) {
-        return {vshlq_n_u8(v.a, n), vshlq_n_u8(v.b, n)};
-    }
     template <int n>
     static inline Int right(Int v) {
         return {vshrq_n_u8(v.a, n), vshrq_n_u8(v.b, n)};
@@ -61,6 +58,18 @@ struct VectorsNeon {
         return {vcvtq_f32_s32(vreinterpretq_s32_u8(v.a)), vcvtq_f32_s32(vreinterpretq_s32_u8(v.b))};
     }
 
+    // Integers: factors times the sums of the two halves. Of 16 products with 8-bit weights only
+    // one half fits.
+    static inline Int times(Int v, int16_t factor) {
+        return {vreinterpretq_u8_s32(vmulq_n_s32(vreinterpretq_s32_u8(v.a), factor)),
+                vreinterpretq_u8_s32(vmulq_n_s32(vreinterpretq_s32_u8(v.b), factor))};
+    }
+    static inline Int add32(Int x, Int y) {
+        return {
+            vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(x.a), vreinterpretq_s32_u8(y.a))),
+            vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(x.b), vreinterpretq_s32_u8(y.b)))};
+    }
+
     static inline Float splat(float f) { return {vdupq_n_f32(f), vdupq_n_f32(f)}; }
     static inline Float zero() { return splat(0.0f); }
     static inline Float mul(Float x, Float y) { return {vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b)}; }
@@ -72,6 +81,24 @@ struct VectorsNeon {
     static inline void store(float* p, Float v) {
         vst1q_f32(p, v.a);
         vst1q_f32(p + 4, v.b);
+    }
+};
+
+// What linear_int8.h wants of a set, from its V::half<F>(q, x): int32 sums of 16 products.
+template <class V>
+struct DotsNeon : VectorsNeon {
+    template <class F>
+    static inline Float dot32(const Int* q, const ActivationBlock& a) {
+        const Int low = times(V::template half<F>(q, a.q), a.factor[0]);
+        const Int high = times(V::template half<F>(q + 4, a.q + 16), a.factor[1]);
+        if constexpr (F::kSigned) return add(to_float(low), to_float(high));
+        return to_float(add32(low, high));
+    }
+
+    template <class F>
+    static inline Float dot16(const Int* q, const ActivationBlock& a, int h) {
+        const Float sum = to_float(times(V::template half<F>(q, a.q + 16 * h), a.factor[h]));
+        return F::kPart == Part::kCentre ? add(sum, splat(a.centre[h])) : sum;
     }
 };
 

@@ -18,9 +18,6 @@ from tektra.graph import Activation, Graph, OutputName, RopeLayout, RopeSpec, Ro
 
 __all__ = ["Lowered", "lower"]
 
-_BLOCK = 32  # activations that share a scale
-_SCALE_BYTES = 20  # what the core keeps beside each block of quantized activations
-
 
 # As ``tektra::ActivationKind``.
 _ACTIVATIONS = {
@@ -120,9 +117,8 @@ class _Lowering:
     def quantize(self, value: Value) -> int:
         """The buffer with the quantized rows of a value; made on first use."""
         if value.id not in self.quantized:
-            stride = value.width + value.width // _BLOCK * _SCALE_BYTES
             terms = _terms(value)
-            buffer = self._buffer(value, terms * round_up(stride))
+            buffer = self._buffer(value, terms * _quantized_bytes(value.width))
             self.emit(OpCode.QUANTIZE, [self.buffer_of[value.id]], [buffer], ints=[terms])
             self.quantized[value.id] = buffer
         return self.quantized[value.id]
@@ -269,6 +265,11 @@ _LOWER: dict[type[ops.Op], Callable[[_Lowering, Any], None]] = {
     ops.Softcap: _Lowering.softcap,
     ops.Select: _Lowering.select,
 }
+
+
+def _quantized_bytes(width: int) -> int:
+    """As ``tektra::quantized_row_bytes``: blocks of 32 elements in 64 bytes, and the row's scale."""
+    return width // 32 * 64 + 64
 
 
 def _terms(value: Value) -> int:
