@@ -264,7 +264,7 @@ class CpuExecutable(Executable):
 
     @property
     def profile(self) -> list[tuple[str, float, int]]:
-        """(op, seconds, calls) of the kinds of ops that ran while `set_profiling` was on."""
+        """(kind, seconds, calls) of each op, in order, over the runs since `set_profiling`."""
         return [] if self._program is None else self._program.profile
 
     @property
