@@ -109,10 +109,20 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--work", default=WORK, help="pieces of work, with commas between them")
-    parser.add_argument("--mistralrs", type=int, default=0, metavar="ROUNDS",
-                        help="rounds with mistral.rs, which takes its time; 0: leave it out")  # fmt: skip
-    parser.add_argument("--start", type=int, default=0, metavar="ROUNDS",
-                        help="starts of a process until its first streamed token; 0: none")  # fmt: skip
+    parser.add_argument(
+        "--mistralrs",
+        type=int,
+        default=0,
+        metavar="ROUNDS",
+        help="rounds with mistral.rs, which takes its time (0)",
+    )
+    parser.add_argument(
+        "--start",
+        type=int,
+        default=0,
+        metavar="ROUNDS",
+        help="starts of a process until its first streamed token (0)",
+    )
     add_common_options(parser)
     options = parser.parse_args()
     works = [Work.parse(text) for text in options.work.split(",") if text.strip()]
@@ -121,8 +131,10 @@ def main() -> None:
     arguments = [str(options.model), str(options.threads), str(-(-context // 256) * 256)]
     forced = {"TEKTRA_ISA": options.isa} if options.isa else {}
     peer = llama_cpp_python(options.isa)
-    print(f"{options.model.name}, {options.threads} threads, {options.isa or 'best'} instructions, "
-          f"medians of {options.rounds}, tokens/s")  # fmt: skip
+    print(
+        f"{options.model.name}, {options.threads} threads, {options.isa or 'best'} instructions, "
+        f"medians of {options.rounds}, tokens/s"
+    )
     results: list[dict[str, Any]] = []
     versions: dict[str, str] = {}
     if works:

@@ -35,14 +35,16 @@ def main() -> None:
     def run(at: list[int], past: int, count: int, per_sequence: int) -> None:
         """``count`` tokens of each sequence, of which the cache holds ``past``; last rows out."""
         used = -(-(past + count) // KV_BLOCK_SIZE)
-        first = np.array(at, np.int32)[:, None] * per_sequence
+        tables = np.add.outer(
+            np.array(at, np.int32) * per_sequence, np.arange(used, dtype=np.int32)
+        )
         executable.run(
             Step(
                 token_ids=np.concatenate([tokens[past : past + count]] * len(at)),
                 positions=np.tile(np.arange(past, past + count, dtype=np.int32), len(at)),
                 row_starts=np.arange(0, len(at) * count + 1, count, dtype=np.int32),
                 num_cached=np.full(len(at), past, np.int32),
-                block_tables=first + np.arange(used, dtype=np.int32),
+                block_tables=tables.astype(np.int32),
                 output_rows=np.arange(1, len(at) + 1, dtype=np.int32) * count - 1,
             )
         )
