@@ -76,7 +76,11 @@ test-slow: $(TEKTRA) $(DEV) $(SMOLLM2) ## the slow tests, tests/slow
 	@$(PY) -m pytest -q --slow tests/slow $(PYTEST_ARGS)
 
 .PHONY: check
-check: lint types test ## everything a reviewer would run: format, lint, types, tests
+check: lint types gate test ## everything a reviewer would run: format, lint, types, gate, tests
+
+.PHONY: gate
+gate: $(TEKTRA) ## fail where a kernel lost a quarter of its speed, as a share of this machine's peak
+	@$(PY) -m benchmarks.gate
 
 .PHONY: lint
 lint: $(DEV) ## format and lint, changing nothing

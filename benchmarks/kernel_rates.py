@@ -20,7 +20,7 @@ from tektra.formats.quants import quantize, random_blocks
 from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph
 
-__all__ = ["FLOAT_TYPES", "TYPES", "MatrixSet", "Shape", "share_of_bound"]
+__all__ = ["FLOAT_TYPES", "TYPES", "MatrixSet", "Shape"]
 
 FLOAT_TYPES = (GGMLType.F16, GGMLType.BF16, GGMLType.F32)
 TYPES = (
@@ -139,6 +139,10 @@ class MatrixSet:
 
     def walk(self, rows: int) -> float:
         """Seconds that the linears of a step of so many rows take, all matrices together."""
+        return sum(self.each(rows))
+
+    def each(self, rows: int) -> list[float]:
+        """Seconds that each linear of a step of so many rows takes."""
         self._executable.set_profiling(True)  # forgets what was before
         self._executable.run(
             Step(
@@ -150,30 +154,21 @@ class MatrixSet:
                 output_rows=np.array([rows - 1], np.int32),
             )
         )
-        return sum(seconds for kind, seconds, _ in self._executable.profile if kind == "linear")
+        return [seconds for kind, seconds, _ in self._executable.profile if kind == "linear"]
 
     def operations(self, rows: int) -> float:
         """Multiply-adds of a walk."""
         return float(self.count * self.shape.rows * self.shape.width * rows)
 
-    def bound(self, peaks: Peaks, rows: int) -> float:
-        """Seconds below which no walk can be on a machine with these peaks.
+    def bounds(self, peaks: Peaks, rows: int) -> tuple[float, float]:
+        """Seconds below which no walk can be on a machine with these peaks: for reading, computing.
 
         Counted are the weights as they are in the file, whatever became of them when they were
         packed, and each multiply-add once.
         """
-        operations = self.operations(rows)
         is_float = self.type in FLOAT_TYPES
-        return peaks.seconds(
-            float(self.file_bytes),
-            int8=0.0 if is_float else operations,
-            floats=operations if is_float else 0.0,
-        )
+        rate = peaks.float_per_second if is_float else peaks.int8_per_second
+        return self.file_bytes / peaks.read_bytes_per_second, self.operations(rows) / rate
 
     def close(self) -> None:
         self._executable.close()
-
-
-def share_of_bound(seconds: float, bound: float) -> float:
-    """1 is as fast as the machine can be."""
-    return bound / seconds

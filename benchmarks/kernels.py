@@ -73,8 +73,8 @@ def measure(
 def entry(matrices: MatrixSet, rows: int, times: list[float], peaks: Peaks) -> dict[str, Any]:
     """The figures of one kernel."""
     seconds, best = statistics.median(times), min(times)
-    bound = matrices.bound(peaks, rows)
-    by_memory = matrices.file_bytes / peaks.read_bytes_per_second
+    memory, arithmetic = matrices.bounds(peaks, rows)
+    bound = max(memory, arithmetic)
     return {
         "type": matrices.type.name,
         "shape": str(matrices.shape),
@@ -83,7 +83,7 @@ def entry(matrices: MatrixSet, rows: int, times: list[float], peaks: Peaks) -> d
         "seconds": seconds,
         "gb_per_second": matrices.file_bytes / seconds / 1e9,
         "gop_per_second": matrices.operations(rows) / seconds / 1e9,
-        "bound": "memory" if by_memory >= bound else "arithmetic",
+        "bound": "memory" if memory >= arithmetic else "arithmetic",
         "share": bound / seconds,
         "best_share": bound / best,
     }

@@ -18,6 +18,8 @@ namespace {
 // program.
 constexpr size_t kTasksPerThread = 8;
 constexpr size_t kRounds = 4096;
+// A sample is the best of short ones: somebody else on the core then spoils few of them.
+constexpr size_t kParts = 8;
 constexpr auto kSample = std::chrono::milliseconds(4);
 constexpr size_t kLoops = 2000;
 constexpr size_t kMeetings = 200;
@@ -64,30 +66,36 @@ MachinePeaks::MachinePeaks(const KernelTable& kernels, size_t num_threads, size_
 }
 
 double MachinePeaks::read_bytes_per_second() {
+    const size_t part = buffer_.size() / kParts / 64 * 64;
     const size_t tasks = kTasksPerThread * pool_.num_threads();
-    const size_t share = (buffer_.size() / tasks + 63) / 64 * 64;
-    const double seconds = seconds_of([&] {
-        pool_.run((buffer_.size() + share - 1) / share, [&](size_t task, size_t) {
-            const size_t begin = task * share;
-            sink.fetch_add(kernels_.peaks.read(buffer_.data() + begin,
-                                               std::min(share, buffer_.size() - begin)),
-                           std::memory_order_relaxed);
+    const size_t share = (part / tasks + 63) / 64 * 64;
+    double best = 0.0;
+    for (size_t i = 0; i < kParts; ++i) {
+        const uint8_t* data = buffer_.data() + i * part;
+        const double seconds = seconds_of([&] {
+            pool_.run((part + share - 1) / share, [&](size_t task, size_t) {
+                const size_t begin = task * share;
+                const uint64_t sum =
+                    kernels_.peaks.read(data + begin, std::min(share, part - begin));
+                sink.fetch_add(sum, std::memory_order_relaxed);
+            });
         });
-    });
-    return static_cast<double>(buffer_.size()) / seconds;
+        best = std::max(best, static_cast<double>(part) / seconds);
+    }
+    return best;
 }
 
 double MachinePeaks::rounds_per_second(void (*rounds)(size_t)) {
     const DefaultFloats floats;
     const size_t tasks = kTasksPerThread * pool_.num_threads();
-    size_t done = 0;
-    double seconds = 0.0;
+    double best = 0.0;
     const auto until = std::chrono::steady_clock::now() + kSample;
     do {
-        seconds += seconds_of([&] { pool_.run(tasks, [&](size_t, size_t) { rounds(kRounds); }); });
-        done += tasks * kRounds;
+        const double seconds =
+            seconds_of([&] { pool_.run(tasks, [&](size_t, size_t) { rounds(kRounds); }); });
+        best = std::max(best, static_cast<double>(tasks * kRounds) / seconds);
     } while (std::chrono::steady_clock::now() < until);
-    return static_cast<double>(done) / seconds;
+    return best;
 }
 
 double MachinePeaks::int8_per_second() {

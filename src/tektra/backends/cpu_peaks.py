@@ -78,22 +78,32 @@ class PeakMeter:
                 f"no {buffer_bytes >> 20} MiB for measuring the memory's speed",
                 remedy="end other programs",
             ) from error
-        self._rates = [0.0, 0.0, 0.0]
-        self._seconds = [float("inf"), float("inf")]
+        self.forget()
 
     def sample(self, times: int = 1) -> None:
         """Measures everything once more, which takes some 50 ms, or ``times`` as often."""
         meter = self._meter
         for _ in range(times):
-            rates = (meter.read_bytes_per_second, meter.int8_per_second, meter.float_per_second)
-            self._rates = [max(old, f()) for old, f in zip(self._rates, rates, strict=True)]
+            self.sample_rates()
             costs = (meter.loop_seconds, meter.meeting_seconds)
             self._seconds = [min(old, f()) for old, f in zip(self._seconds, costs, strict=True)]
+
+    def forget(self) -> None:
+        """Begins anew, for what is measured from now on."""
+        self._rates = [0.0, 0.0, 0.0]
+        self._seconds = [float("inf"), float("inf")]
+
+    def sample_rates(self, times: int = 1) -> None:
+        """As `sample`, without the costs of loops, which take longest on a busy machine."""
+        meter = self._meter
+        for _ in range(times):
+            rates = (meter.read_bytes_per_second, meter.int8_per_second, meter.float_per_second)
+            self._rates = [max(old, f()) for old, f in zip(self._rates, rates, strict=True)]
 
     @property
     def best(self) -> Peaks:
         """The best of all samples so far; the first is taken where there is none."""
-        if not self._rates[0]:
+        if self._seconds[0] == float("inf"):
             self.sample()
         return Peaks(self._meter.isa, self._meter.num_threads, *self._rates, *self._seconds)
 
