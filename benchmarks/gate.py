@@ -1,8 +1,8 @@
 """Has a matrix kernel become slower? Compares shares of the machine's own peak, not times.
 
 Each kernel's best shares, on one thread, are held against those in baseline.json of the same
-processor and instruction set. A loss of more than 25 % fails, if it is still there when the kernel has been
-measured again twice. Where there is no baseline, it says so and passes.
+processor and instruction set. A loss of more than 25 % fails, if it is still there when the kernel
+has been measured again twice. Where there is no baseline, it says so and passes.
 
     python -m benchmarks.gate             what `make gate` runs; some 20 s
     python -m benchmarks.gate --write     measures the baseline of this machine again
@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.common import cpu_info, processor
@@ -44,7 +45,7 @@ ROUNDS = 5
 BUFFER_BYTES = 128 << 20
 
 Shares = tuple[float, float]
-"""Of the memory's speed and of the arithmetic's, at the time: 1 is as fast as the machine can be."""
+"""Of the speed of memory and of arithmetic at the time; 1 is as fast as the machine can be."""
 
 Baseline = dict[str, dict[str, dict[str, Shares]]]
 """Shares by processor, instruction set and kernel."""
@@ -145,6 +146,11 @@ def measure(isa: str, kernels: Collection[str] | None = None) -> Iterator[tuple[
             matrices.close()
 
 
+def measure_named(isa: str, kernels: Collection[str]) -> dict[str, Shares]:
+    """As `check` wants it."""
+    return dict(measure(isa, kernels))
+
+
 def instruction_sets() -> list[str]:
     """Those that are worth guarding here: the one in use, and AVX2 where it is not that."""
     core = native_core()
@@ -208,7 +214,7 @@ def main() -> int:
         if not baseline:
             print(f"gate: no baseline for {isa} on {machine_key()}: nothing is compared")
             continue
-        found, shares = check(baseline, lambda kernels, isa=isa: dict(measure(isa, kernels)))
+        found, shares = check(baseline, partial(measure_named, isa))
         lost += found
         for loss in found:
             print(f"gate: {isa}: {loss}")

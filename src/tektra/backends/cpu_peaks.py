@@ -78,7 +78,8 @@ class PeakMeter:
                 f"no {buffer_bytes >> 20} MiB for measuring the memory's speed",
                 remedy="end other programs",
             ) from error
-        self.forget()
+        self._rates = [0.0, 0.0, 0.0]
+        self._seconds = [float("inf"), float("inf")]
 
     def sample(self, times: int = 1) -> None:
         """Measures everything once more, which takes some 50 ms, or ``times`` as often."""
