@@ -37,7 +37,7 @@ def measure(
     rounds: int,
     meter: PeakMeter,
 ) -> Iterator[dict[str, Any]]:
-    """One entry a type, shape and row count; with the peaks as known after it."""
+    """One entry a type, shape and row count, with the peaks that were measured meanwhile."""
     for shape in shapes:
         for type_ in types:
             if not shape.fits(type_):
@@ -61,18 +61,20 @@ def measure(
                 times: dict[int, list[float]] = {rows: [] for rows in wanted}
                 for rows in wanted:
                     matrices.walk(rows)
+                meter.forget()
                 for _ in range(rounds):
                     meter.sample()
                     for rows in wanted:
-                        times[rows].append(matrices.walk(rows))
+                        times[rows] += matrices.each(rows)
                 for rows in wanted:
                     yield entry(matrices, rows, times[rows], meter.best)
                 matrices.close()
 
 
 def entry(matrices: MatrixSet, rows: int, times: list[float], peaks: Peaks) -> dict[str, Any]:
-    """The figures of one kernel."""
-    seconds, best = statistics.median(times), min(times)
+    """The figures of one kernel, from the times of single matrices."""
+    seconds = matrices.count * statistics.median(times)
+    best = matrices.count * sorted(times)[len(times) // 10]
     memory, arithmetic = matrices.bounds(peaks, rows)
     bound = max(memory, arithmetic)
     return {
@@ -81,6 +83,7 @@ def entry(matrices: MatrixSet, rows: int, times: list[float], peaks: Peaks) -> d
         "rows": rows,
         "matrices": matrices.count,
         "seconds": seconds,
+        "peak_gb_per_second": peaks.read_bytes_per_second / 1e9,
         "gb_per_second": matrices.file_bytes / seconds / 1e9,
         "gop_per_second": matrices.operations(rows) / seconds / 1e9,
         "bound": "memory" if memory >= arithmetic else "arithmetic",
@@ -100,7 +103,7 @@ def main() -> None:
     isa = CpuBackend(isa=options.isa or None).isa
     meter = PeakMeter(isa, options.threads)
     meter.sample(8)
-    print_peaks(meter.best)
+    print_peaks(meter.ever)
     head = ("type", "shape", "rows", "GB/s", "Gop/s", "bound", "share", "best")
     print(f"{head[0]:<6}{head[1]:>12}{head[2]:>6}{head[3]:>8}{head[4]:>9}{head[5]:>12}"
           f"{head[6]:>8}{head[7]:>8}")  # fmt: skip
@@ -121,10 +124,10 @@ def main() -> None:
             f"{result['bound']:>12}{result['share']:>8.1%}{result['best_share']:>8.1%}",
             flush=True,
         )
-    print_peaks(meter.best)
+    print_peaks(meter.ever)
     write_report(
         options.json,
-        report("kernels", options.threads, results, isa=isa, peaks=meter.best.to_dict()),
+        report("kernels", options.threads, results, isa=isa, peaks=meter.ever.to_dict()),
     )
 
 

@@ -26,6 +26,8 @@ from typing import Any
 from benchmarks.common import add_common_options, report, write_report
 from benchmarks.peers.environments import llama_cpp_python, mistralrs_python
 
+from tektra.backends.cpu import CpuBackend
+
 HERE = Path(__file__).resolve().parent
 WORK = (
     "prefill 512, prefill 2048, decode 128, decode 64 @512, decode 64 @2048, "
@@ -157,7 +159,7 @@ def main() -> None:
         options.threads,
         results,
         model=options.model.name,
-        isa=options.isa or "best",
+        isa=CpuBackend(isa=options.isa or None).isa,
         versions=versions,
     )
     write_report(options.json, contents)

@@ -6,7 +6,10 @@ the core itself (native/core/machine_peaks.cpp) on the threads that a model woul
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +56,9 @@ class Peaks:
 class PeakMeter:
     """Takes samples, as often as asked, and keeps the best: other programs only ever slow it down.
 
-    ``buffer_bytes`` are read from memory; several times the largest cache where not given. Samples
-    are best taken between the runs that are compared with them, since the speed of a
-    machine changes with its temperature and its neighbours.
+    Samples are best taken between the runs that are compared with them, and forgotten after: the
+    speed of a machine changes with its neighbours, that of a virtual one's memory by half.
+    ``buffer_bytes`` are read from memory; several times the largest cache where not given.
 
     Raises:
         DeviceUnavailableError: there is no native core.
@@ -78,35 +81,67 @@ class PeakMeter:
                 f"no {buffer_bytes >> 20} MiB for measuring the memory's speed",
                 remedy="end other programs",
             ) from error
-        self._rates = [0.0, 0.0, 0.0]
-        self._seconds = [float("inf"), float("inf")]
+        self._best = self._ever = Peaks(
+            self._meter.isa, self._meter.num_threads, 0.0, 0.0, 0.0, math.inf, math.inf
+        )
 
     def sample(self, times: int = 1) -> None:
         """Measures everything once more, which takes some 50 ms, or ``times`` as often."""
-        meter = self._meter
         for _ in range(times):
             self.sample_rates()
-            costs = (meter.loop_seconds, meter.meeting_seconds)
-            self._seconds = [min(old, f()) for old, f in zip(self._seconds, costs, strict=True)]
-
-    def forget(self) -> None:
-        """Begins anew, for what is measured from now on."""
-        self._rates = [0.0, 0.0, 0.0]
-        self._seconds = [float("inf"), float("inf")]
+            self._note(
+                loop_seconds=self._meter.loop_seconds(),
+                meeting_seconds=self._meter.meeting_seconds(),
+            )
 
     def sample_rates(self, times: int = 1) -> None:
         """As `sample`, without the costs of loops, which take longest on a busy machine."""
         meter = self._meter
         for _ in range(times):
-            rates = (meter.read_bytes_per_second, meter.int8_per_second, meter.float_per_second)
-            self._rates = [max(old, f()) for old, f in zip(self._rates, rates, strict=True)]
+            _settle()
+            self._note(
+                read_bytes_per_second=meter.read_bytes_per_second(),
+                int8_per_second=meter.int8_per_second(),
+                float_per_second=meter.float_per_second(),
+            )
+            _settle()
+
+    def forget(self) -> None:
+        """`best` begins anew, for what is measured from now on."""
+        self._best = Peaks(self._best.isa, self._best.threads, 0.0, 0.0, 0.0, math.inf, math.inf)
 
     @property
     def best(self) -> Peaks:
-        """The best of all samples so far; the first is taken where there is none."""
-        if self._seconds[0] == float("inf"):
+        """The best of all samples since `forget`; one is taken where there is none."""
+        if math.inf in (self._best.loop_seconds, self._best.meeting_seconds):
             self.sample()
-        return Peaks(self._meter.isa, self._meter.num_threads, *self._rates, *self._seconds)
+        return self._best
+
+    @property
+    def ever(self) -> Peaks:
+        """The best of all samples."""
+        return self._ever
+
+    def _note(self, **sample: float) -> None:
+        self._best, self._ever = _better(self._best, sample), _better(self._ever, sample)
+
+
+def _settle() -> None:
+    """Lets the threads of a program, or of the meter, go to sleep before the other's are woken.
+
+    Threads that still wait busily occupy the cores that those want, and the scheduler then puts two
+    of them on one core for as long as a sample takes.
+    """
+    time.sleep(0.001)
+
+
+def _better(peaks: Peaks, sample: Mapping[str, float]) -> Peaks:
+    """Rates are better when they are larger, seconds when they are smaller."""
+    kept = {
+        name: (max if name.endswith("_per_second") else min)(value, getattr(peaks, name))
+        for name, value in sample.items()
+    }
+    return replace(peaks, **kept)
 
 
 def measure_peaks(isa: str, threads: int, *, samples: int = 8) -> Peaks:

@@ -149,7 +149,7 @@ def _run(
                 if not quiet:
                     _print_result(results[-1])
             if profile:
-                profiles.append(_profile(model, tests, repetitions, quiet))
+                profiles.extend(_profile(model, tests, repetitions, quiet))
     report = {
         "model": reference,
         "backend": backend,
@@ -209,10 +209,10 @@ def _measure(model: LoadedModel, test: BenchTest, repetitions: int) -> Measureme
 
 def _profile(
     model: LoadedModel, tests: Sequence[BenchTest], repetitions: int, quiet: bool
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Profiles of all tests on one number of threads."""
     from tektra.backends.cpu import CpuExecutable
-    from tektra.cli.bench_profile import peaks_line, profile_tests, table
+    from tektra.cli.bench_profile import profile_tests, table
 
     assert isinstance(model.executable, CpuExecutable)
     with progress_bar() as progress:
@@ -220,7 +220,7 @@ def _profile(
         def after_each(test: BenchTest, done: int) -> None:
             progress(ProgressEvent("profile", test.name, done, repetitions + 1, "items"))
 
-        peaks, profiles = profile_tests(
+        profiles = profile_tests(
             model.executable,
             tests,
             vocab_size=model.drawn.config.vocab_size,
@@ -228,13 +228,9 @@ def _profile(
             after_each=after_each,
         )
     if not quiet:
-        print(f"\n{peaks_line(peaks)}")
-        for profile in profiles:
+        for profile, peaks in profiles:
             print("\n" + "\n".join(table(profile, peaks)), flush=True)
-    return {
-        "peaks": peaks.to_dict(),
-        "tests": [profile.to_dict(peaks) for profile in profiles],
-    }
+    return [profile.to_dict(peaks) for profile, peaks in profiles]
 
 
 def _isa(model: LoadedModel) -> str | None:

@@ -25,14 +25,13 @@ __all__ = [
     "Profiled",
     "TestProfile",
     "grouped",
-    "peaks_line",
     "profile_test",
     "profile_tests",
     "table",
 ]
 
 
-_SAMPLES = 6
+_SAMPLES = 4
 _BYTES = ("weights", "cache", "activations")
 
 
@@ -124,6 +123,7 @@ class TestProfile:
     def to_dict(self, peaks: Peaks) -> dict[str, Any]:
         return {
             "test": self.test,
+            "peaks": peaks.to_dict(),
             "threads": self.threads,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -197,27 +197,23 @@ def profile_tests(
     vocab_size: int,
     repetitions: int,
     after_each: Callable[[BenchTest, int], None] = lambda test, done: None,
-) -> tuple[Peaks, list[TestProfile]]:
-    """Profiles of all tests, and what the machine can do, measured before and between them."""
+) -> list[tuple[TestProfile, Peaks]]:
+    """Profiles of all tests, and what the machine can do, measured before and after each."""
     meter = PeakMeter(executable.isa, executable.options.num_threads)
-    meter.sample(_SAMPLES)
     profiles = []
     for test in tests:
 
         def after(done: int, test: BenchTest = test) -> None:
             after_each(test, done)
 
-        profiles.append(
-            profile_test(
-                executable,
-                test,
-                vocab_size=vocab_size,
-                repetitions=repetitions,
-                after_each=after,
-            )
+        meter.forget()
+        meter.sample(_SAMPLES)
+        profile = profile_test(
+            executable, test, vocab_size=vocab_size, repetitions=repetitions, after_each=after
         )
         meter.sample(_SAMPLES)
-    return meter.best, profiles
+        profiles.append((profile, meter.best))
+    return profiles
 
 
 def grouped(
@@ -238,7 +234,8 @@ def table(profile: TestProfile, peaks: Peaks) -> list[str]:
     """Lines: each kind of op, below it the matrices that it works on, layers taken together."""
     per_step = 1e3 / profile.steps
     lines = [
-        f"{profile.test}, {profile.threads} threads, {profile.steps} steps; a step:",
+        f"{profile.test}, {profile.threads} threads, {profile.steps} steps",
+        f"  {peaks_line(peaks)}",
         f"  {'op':<34} {'calls':>5} {'ms':>9} {'share':>6} {'MB':>8} {'GB/s':>6} {'Mop':>8} "
         f"{'Gop/s':>6} {'of bound':>8}",
     ]
@@ -277,8 +274,7 @@ def table(profile: TestProfile, peaks: Peaks) -> list[str]:
 def peaks_line(peaks: Peaks) -> str:
     """What the machine can do."""
     return (
-        f"this machine, {peaks.threads} threads: "
-        f"reads {peaks.read_bytes_per_second / 1e9:.1f} GB/s, "
+        f"this machine reads {peaks.read_bytes_per_second / 1e9:.1f} GB/s, "
         f"{peaks.int8_per_second / 1e9:.0f} Gop/s int8, {peaks.float_per_second / 1e9:.0f} Gop/s "
         f"float (multiply-adds, {peaks.isa}), a parallel loop {peaks.loop_seconds * 1e6:.2f} us, "
         f"{peaks.meeting_seconds * 1e6:.2f} us until all threads have met"
