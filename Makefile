@@ -9,7 +9,6 @@
 PROMPT := Are dogs real? Answer in one sentence.
 MODEL := smollm2:135m
 PYTEST_ARGS :=
-BENCH_ARGS := --prefill 512 --decode 128 --depth 0
 PYTHON :=
 
 # Takes the prompt as it was typed, dollar signs and all, and hands it over in the environment, so
@@ -61,9 +60,12 @@ run: $(TEKTRA) $(SMOLLM2) ## answer PROMPT="..." with MODEL=... (smollm2:135m); 
 install: $(TEKTRA) ## install the package into .venv, from the lock files
 
 .PHONY: bench
-bench: $(TEKTRA) $(SMOLLM2) ## measure MODEL (BENCH_ARGS="--prefill 512 --decode 128"), then the sampler
-	@$(BIN)/tektra bench "$$MODEL" $(BENCH_ARGS)
-	@$(PY) benchmarks/sampler.py
+bench: $(TEKTRA) $(SMOLLM2) ## measure kernels, speed, memory with MODEL; writes benchmarks/results and docs
+	@$(PY) -m benchmarks.everything "$$MODEL"
+
+.PHONY: bench-peers
+bench-peers: $(TEKTRA) $(SMOLLM2) ## llama.cpp and mistral.rs beside Tektra; installs them into build/, once
+	@$(PY) -m benchmarks.everything --peers "$$MODEL"
 
 ##@ Check
 
@@ -76,7 +78,11 @@ test-slow: $(TEKTRA) $(DEV) $(SMOLLM2) ## the slow tests, tests/slow
 	@$(PY) -m pytest -q --slow tests/slow $(PYTEST_ARGS)
 
 .PHONY: check
-check: lint types test ## everything a reviewer would run: format, lint, types, tests
+check: lint types gate test ## everything a reviewer would run: format, lint, types, gate, tests
+
+.PHONY: gate
+gate: $(TEKTRA) ## fail where a kernel lost a quarter of its speed, as a share of this machine's peak
+	@$(PY) -m benchmarks.gate
 
 .PHONY: lint
 lint: $(DEV) ## format and lint, changing nothing
@@ -168,7 +174,7 @@ clean: ## remove what was built and what was installed
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	    /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	    /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	    /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 # Installation
 

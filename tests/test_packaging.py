@@ -267,7 +267,7 @@ def test_ci_is_executable_and_ends_with_the_tests() -> None:
     text = script.read_text(encoding="utf-8")
     assert text.startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail" in text
-    assert text.rstrip().splitlines()[-1] == "exec make lint types test"
+    assert text.rstrip().splitlines()[-1] == "exec make lint types gate test"
 
 
 def test_no_committed_file_names_the_machine_it_was_written_on() -> None:

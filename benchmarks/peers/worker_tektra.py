@@ -1,4 +1,7 @@
-"""Runs pieces of work on Tektra's engine and prints how long each took. Started by compare.py."""
+"""Runs pieces of work on Tektra's engine and prints how fast each was. Started by compare.py.
+
+Its lines are as worker_llama_cpp.py says.
+"""
 
 from __future__ import annotations
 
@@ -15,47 +18,55 @@ from tektra.formats.gguf import GGUFFile
 from tektra.models.base import draw
 
 MAX_ROWS = 512
+MAX_SEQUENCES = 16
 
 
 def main() -> None:
     path, threads, context = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    blocks = -(-context // KV_BLOCK_SIZE)
+    blocks = -(-context // KV_BLOCK_SIZE) + MAX_SEQUENCES
     with GGUFFile.open(path) as file:
         model = draw(file.metadata, file.tensors)
         options = CompileOptions(
-            num_threads=threads, max_rows=MAX_ROWS, max_outputs=8, num_kv_blocks=blocks
+            num_threads=threads, max_rows=MAX_ROWS, max_outputs=MAX_SEQUENCES, num_kv_blocks=blocks
         )
         executable = select_backend("cpu").compile(model.graph, file, options)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, context, dtype=np.int32)
 
-    def run(first: int, past: int, count: int) -> None:
+    def run(at: list[int], past: int, count: int, per_sequence: int) -> None:
+        """``count`` tokens of each sequence, of which the cache holds ``past``; last rows out."""
         used = -(-(past + count) // KV_BLOCK_SIZE)
+        tables = np.add.outer(
+            np.array(at, np.int32) * per_sequence, np.arange(used, dtype=np.int32)
+        )
         executable.run(
             Step(
-                token_ids=tokens[first : first + count],
-                positions=np.arange(past, past + count, dtype=np.int32),
-                row_starts=np.array([0, count], np.int32),
-                num_cached=np.array([past], np.int32),
-                block_tables=np.arange(used, dtype=np.int32)[None],
-                output_rows=np.array([count - 1], np.int32),
+                token_ids=np.concatenate([tokens[past : past + count]] * len(at)),
+                positions=np.tile(np.arange(past, past + count, dtype=np.int32), len(at)),
+                row_starts=np.arange(0, len(at) * count + 1, count, dtype=np.int32),
+                num_cached=np.full(len(at), past, np.int32),
+                block_tables=tables.astype(np.int32),
+                output_rows=np.arange(1, len(at) + 1, dtype=np.int32) * count - 1,
             )
         )
 
-    def prefill(count: int) -> None:
+    def prefill(sequence: int, count: int, per_sequence: int = 0) -> None:
         for start in range(0, count, MAX_ROWS):
-            run(start, start, min(MAX_ROWS, count - start))
+            run([sequence], start, min(MAX_ROWS, count - start), per_sequence)
 
     print(__version__, flush=True)
     for line in sys.stdin:
-        kind, count, depth = line.split()
-        prefill(int(depth))
+        kind, *rest = line.split()
+        count, depth, sequences = map(int, rest)
+        per_sequence = -(-(depth + count) // KV_BLOCK_SIZE)
+        for sequence in range(sequences):
+            prefill(sequence, depth, per_sequence)
         begin = time.perf_counter()
         if kind == "prefill":
-            prefill(int(count))
+            prefill(0, count)
         else:
-            for i in range(int(count)):
-                run(i, int(depth) + i, 1)
-        print(int(count) / (time.perf_counter() - begin), flush=True)
+            for i in range(count):
+                run(list(range(sequences)), depth + i, 1, per_sequence)
+        print(count * sequences / (time.perf_counter() - begin), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "../core/attention_plan.h"
 #include "bindings.h"
 #include "tektra/cpu_features.h"
+#include "tektra/machine_peaks.h"
 #include "tektra/program.h"
 
 namespace nb = nanobind;
@@ -22,6 +25,7 @@ template <class T>
 using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = Vector<int32_t>;
 using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using released = nb::call_guard<nb::gil_scoped_release>;
 using Output = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
 
 // Runs the first `num_ops` ops and returns the output rows of `buffer`, which belong to the
@@ -182,19 +186,37 @@ NB_MODULE(_native, m) {
             "profile",
             [](const Program& p) {
                 std::vector<std::tuple<std::string, double, uint64_t>> out;
-                for (size_t i = 0; i < p.profile().size(); ++i) {
+                const size_t n = std::min(p.profile().size(), p.num_ops());
+                for (size_t i = 0; i < n; ++i) {
                     const OpTime& time = p.profile()[i];
-                    if (time.calls == 0) continue;
-                    out.emplace_back(op_name(static_cast<OpCode>(i)), time.seconds, time.calls);
+                    out.emplace_back(op_name(p.code(i)), time.seconds, time.calls);
                 }
                 return out;
             },
-            "(op, seconds, calls) of the ops that ran while profiling was on.")
+            "(kind, seconds, calls) of each op, over the runs since profiling was turned on.")
         .def_prop_ro("num_ops", &Program::num_ops)
         .def_prop_ro("isa", [](const Program& p) { return std::string(p.isa()); })
         .def_prop_ro("weight_bytes", &Program::weight_bytes)
         .def_prop_ro("cache_bytes", &Program::cache_bytes)
         .def_prop_ro("activation_bytes", &Program::activation_bytes);
+
+    nb::class_<MachinePeaks>(
+        m, "MachinePeaks",
+        "Samples of what this machine can do; see native/include/tektra/machine_peaks.h.")
+        .def(
+            "__init__",
+            [](MachinePeaks* self, const std::string& isa, size_t num_threads,
+               size_t buffer_bytes) {
+                new (self) MachinePeaks(kernel_table(isa.c_str()), num_threads, buffer_bytes);
+            },
+            "isa"_a, "num_threads"_a, "buffer_bytes"_a)
+        .def("read_bytes_per_second", &MachinePeaks::read_bytes_per_second, released())
+        .def("int8_per_second", &MachinePeaks::int8_per_second, released())
+        .def("float_per_second", &MachinePeaks::float_per_second, released())
+        .def("loop_seconds", &MachinePeaks::loop_seconds, released())
+        .def("meeting_seconds", &MachinePeaks::meeting_seconds, released())
+        .def_prop_ro("isa", [](const MachinePeaks& p) { return std::string(p.isa()); })
+        .def_prop_ro("num_threads", &MachinePeaks::num_threads);
 
     bind_sampler(m);
 }

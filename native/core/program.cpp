@@ -220,7 +220,8 @@ void Program::release() {
 
 void Program::set_profiling(bool on) {
     const Exclusive exclusive(busy_);
-    if (on) profile_.assign(static_cast<size_t>(OpCode::kNumOpCodes), {});
+    if (!finished_) throw std::invalid_argument("the program is not finished");
+    if (on) profile_.assign(ops_.size(), {});
     profiling_ = on;
 }
 
@@ -259,9 +260,8 @@ void Program::run(const StepView& step, size_t num_ops) {
         const auto start = std::chrono::steady_clock::now();
         run_op(i, step);
         const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-        OpTime& time = profile_[static_cast<size_t>(ops_[i].code)];
-        time.seconds += taken.count();
-        time.calls += 1;
+        profile_[i].seconds += taken.count();
+        profile_[i].calls += 1;
     }
 }
 

@@ -118,12 +118,25 @@ constexpr size_t attention_scratch(size_t head_dim, size_t value_dim) {
     return kKvBlock * (head_dim + value_dim) + 16;
 }
 
+// Loops over the instructions that kernels are made of, to measure what a core can do at most
+// (machine_peaks.h). Each sum feeds its next product, so that no compiler takes one out of a loop;
+// there are sums enough to hide how long an instruction takes.
+struct PeakKernels {
+    size_t int8_in_round;   // multiply-adds
+    size_t float_in_round;  // multiply-adds
+    void (*int8_rounds)(size_t rounds);
+    void (*float_rounds)(size_t rounds);
+    // Reads bytes, a multiple of 64, and returns what depends on all of them.
+    uint64_t (*read)(const uint8_t* data, size_t bytes);
+};
+
 struct KernelTable {
     const char* name;
     LinearKernel linear[kMaxWeightType];
     RowKernels rows;
     void (*attend_block)(const AttentionTask& task);
     const SamplingKernels* sampling;
+    PeakKernels peaks;
 };
 
 namespace scalar {

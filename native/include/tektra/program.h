@@ -68,7 +68,7 @@ struct StepView {
     const int32_t* output_rows;
 };
 
-// Time spent in the ops of one kind.
+// Time spent in one op, over all runs.
 struct OpTime {
     double seconds;
     uint64_t calls;
@@ -111,12 +111,14 @@ class Program {
     // Frees all memory but that of results, which stay as they are. It cannot run any more.
     void release();
 
-    // Whether runs measure how long their ops take. It starts at zero when it is turned on.
+    // Whether runs of a finished program measure how long their ops take. It starts at zero when
+    // it is turned on.
     void set_profiling(bool on);
-    // By kind of op, in the order of `OpCode`.
+    // Of each op, in their order; empty until profiling was on once.
     const std::vector<OpTime>& profile() const { return profile_; }
 
     size_t num_ops() const { return ops_.size(); }
+    OpCode code(size_t op) const { return ops_[op].code; }
 
     const char* isa() const { return kernels_.name; }
     size_t weight_bytes() const;

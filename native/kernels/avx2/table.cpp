@@ -10,6 +10,7 @@ void fill(KernelTable& table) {
     fill_rows(table);
     fill_quantize(table);
     fill_attention(table);
+    fill_peaks(table);
     table.sampling = &kAvx2Sampling;
 }
 

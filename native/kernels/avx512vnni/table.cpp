@@ -11,6 +11,7 @@ void fill(KernelTable& table) {
     fill_linear_int8(table);
     fill_linear_float(table);
     fill_attention(table);
+    fill_peaks(table);
 }
 
 }  // namespace tektra::avx512vnni

@@ -7,6 +7,7 @@ namespace tektra::avxvnni {
 void fill(KernelTable& table) {
     table.name = "avxvnni";
     fill_linear_int8(table);
+    fill_peaks(table);
 }
 
 }  // namespace tektra::avxvnni

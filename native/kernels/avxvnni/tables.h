@@ -6,5 +6,6 @@
 namespace tektra::avxvnni {
 
 void fill_linear_int8(KernelTable& table);
+void fill_peaks(KernelTable& table);
 
 }  // namespace tektra::avxvnni

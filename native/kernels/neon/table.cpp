@@ -9,6 +9,7 @@ void fill(KernelTable& table) {
     fill_linear_float(table);
     fill_rows(table);
     fill_attention(table);
+    fill_peaks(table);
 }
 
 }  // namespace tektra::neon

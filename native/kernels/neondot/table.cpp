@@ -7,6 +7,7 @@ namespace tektra::neondot {
 void fill(KernelTable& table) {
     table.name = "neondot";
     fill_linear_int8(table);
+    fill_peaks(table);
 }
 
 }  // namespace tektra::neondot

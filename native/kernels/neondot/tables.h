@@ -6,5 +6,6 @@
 namespace tektra::neondot {
 
 void fill_linear_int8(KernelTable& table);
+void fill_peaks(KernelTable& table);
 
 }  // namespace tektra::neondot

@@ -8,6 +8,7 @@ void fill(KernelTable& table) {
     fill_linear(table);
     fill_rows(table);
     fill_attention(table);
+    fill_peaks(table);
     table.sampling = &kScalarSampling;
 }
 

@@ -8,5 +8,6 @@ namespace tektra::scalar {
 void fill_linear(KernelTable& table);
 void fill_rows(KernelTable& table);
 void fill_attention(KernelTable& table);
+void fill_peaks(KernelTable& table);
 
 }  // namespace tektra::scalar

@@ -24,6 +24,7 @@ from tektra.backends.base import (
     WeightSource,
     kv_geometry,
 )
+from tektra.backends.cpu_costs import CostModel
 from tektra.backends.cpu_lowering import Lowered, lower
 from tektra.backends.cpu_program import OpCode
 from tektra.errors import (
@@ -135,7 +136,13 @@ class CpuBackend(Backend):
             ) from error
         except ValueError as error:
             raise BackendError(f"the native core refused the model: {error}") from error
-        return CpuExecutable(program, lowered.outputs, options)
+        costs = CostModel(
+            lowered,
+            {name: weights.tensors[name] for name in graph.weight_names},
+            lambda info: self._core.packed_bytes(self.isa, int(info.type), *info.shape),
+            lambda info: bool(self._core.reads_quantized(self.isa, int(info.type))),
+        )
+        return CpuExecutable(program, lowered.outputs, options, costs)
 
     def _new_program(self, options: CompileOptions) -> Any:
         try:
@@ -211,15 +218,23 @@ def _load_weights(
 
 
 class CpuExecutable(Executable):
-    """A program of the native core."""
+    """A program of the native core.
+
+    Attributes:
+        costs: what its ops move and compute, to judge `profile` by.
+        isa: the instruction set of its kernels.
+    """
 
     def __init__(
         self,
         program: Any,
         outputs: Mapping[OutputName, tuple[int, int]],
         options: CompileOptions,
+        costs: CostModel,
     ) -> None:
         self.options = options
+        self.costs = costs
+        self.isa: str = program.isa
         self._program = program
         self._outputs = outputs
         self._memory = MemoryUse(
@@ -264,7 +279,7 @@ class CpuExecutable(Executable):
 
     @property
     def profile(self) -> list[tuple[str, float, int]]:
-        """(op, seconds, calls) of the kinds of ops that ran while `set_profiling` was on."""
+        """(kind, seconds, calls) of each op, in order, over the runs since `set_profiling`."""
         return [] if self._program is None else self._program.profile
 
     @property

@@ -17,6 +17,7 @@ from tektra.cli.progress_bar import progress_bar
 from tektra.cli.render import print_json
 from tektra.cli.session import settings_from
 from tektra.config import MAX_CONTEXT, MAX_THREADS
+from tektra.errors import InvalidParameterError
 from tektra.progress import ProgressEvent
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ def bench(
             help="Tokens of a prompt in one step.",
         ),
     ] = 512,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Also the time of each op, and its share of what the machine can do."
+        ),
+    ] = False,
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -87,6 +94,7 @@ def bench(
         thread_counts=thread_counts,
         repetitions=repetitions,
         chunk=chunk,
+        profile=profile,
         quiet=json,
     )
     if json:
@@ -114,6 +122,7 @@ def _run(
     thread_counts: Sequence[int],
     repetitions: int,
     chunk: int,
+    profile: bool,
     quiet: bool,
 ) -> dict[str, Any]:
     from tektra._version import __version__
@@ -122,17 +131,26 @@ def _run(
 
     tests = plan_tests(*lengths)
     results: list[Measurement] = []
+    profiles: list[dict[str, Any]] = []
     backend, isa = "", None
     for threads in thread_counts or (settings.threads,):
         with _loaded(reference, settings, tests, threads, chunk) as model:
             backend, isa = model.backend, _isa(model)
+            if profile and isa is None:
+                raise InvalidParameterError(
+                    "--profile",
+                    f"the {backend} backend does not time its ops",
+                    remedy="use --device cpu, where the native core is installed",
+                )
             if not quiet and not results:
                 _print_head(reference, backend, isa)
             for test in tests:
                 results.append(_measure(model, test, repetitions))
                 if not quiet:
                     _print_result(results[-1])
-    return {
+            if profile:
+                profiles.extend(_profile(model, tests, repetitions, quiet))
+    report = {
         "model": reference,
         "backend": backend,
         "isa": isa,
@@ -142,6 +160,7 @@ def _run(
         "machine": describe_machine().to_dict(),
         "results": [result.to_dict() for result in results],
     }
+    return {**report, "profiles": profiles} if profile else report
 
 
 @contextmanager
@@ -188,10 +207,35 @@ def _measure(model: LoadedModel, test: BenchTest, repetitions: int) -> Measureme
         )
 
 
+def _profile(
+    model: LoadedModel, tests: Sequence[BenchTest], repetitions: int, quiet: bool
+) -> list[dict[str, Any]]:
+    """Profiles of all tests on one number of threads."""
+    from tektra.backends.cpu import CpuExecutable
+    from tektra.cli.bench_profile import profile_tests, table
+
+    assert isinstance(model.executable, CpuExecutable)
+    with progress_bar() as progress:
+
+        def after_each(test: BenchTest, done: int) -> None:
+            progress(ProgressEvent("profile", test.name, done, repetitions + 1, "items"))
+
+        profiles = profile_tests(
+            model.executable,
+            tests,
+            vocab_size=model.drawn.config.vocab_size,
+            repetitions=repetitions,
+            after_each=after_each,
+        )
+    if not quiet:
+        for profile, peaks in profiles:
+            print("\n" + "\n".join(table(profile, peaks)), flush=True)
+    return [profile.to_dict(peaks) for profile, peaks in profiles]
+
+
 def _isa(model: LoadedModel) -> str | None:
     """The instruction set that the native core uses; None on other backends."""
-    function = getattr(model.native, "isa", None) if model.backend == "cpu" else None
-    return function() if callable(function) else None
+    return getattr(model.executable, "isa", None)
 
 
 def _print_head(reference: str, backend: str, isa: str | None) -> None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tektra.backends.base import KV_BLOCK_SIZE, Executable, Step
 from tektra.errors import InvalidParameterError
 
-__all__ = ["BenchTest", "Measurement", "measure", "plan_tests"]
+__all__ = ["BenchTest", "Measurement", "Runner", "measure", "plan_tests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def measure(
         BackendError: a step failed.
     """
     rng = np.random.default_rng(seed)
-    runner = _Runner(executable, rng.integers(0, vocab_size, test.context, dtype=np.int32))
+    runner = Runner(executable, rng.integers(0, vocab_size, test.context, dtype=np.int32))
     runner.advance(0, test.depth, executable.options.max_rows)
     chunk = executable.options.max_rows if test.kind == "prefill" else 1
     rates: list[float] = []
@@ -134,10 +135,16 @@ def measure(
     )
 
 
-class _Runner:
+class Runs(Protocol):
+    """The part of `Executable` that is needed here."""
+
+    def run(self, step: Step) -> NDArray[np.float32]: ...
+
+
+class Runner:
     """One sequence whose cache is filled in order."""
 
-    def __init__(self, executable: Executable, tokens: np.ndarray[Any, np.dtype[np.int32]]) -> None:
+    def __init__(self, executable: Runs, tokens: NDArray[np.int32]) -> None:
         self._executable = executable
         self._tokens = tokens
         num_blocks = -(-len(tokens) // KV_BLOCK_SIZE)
@@ -145,14 +152,19 @@ class _Runner:
         self._no_rows = np.zeros(0, np.int32)
 
     def advance(self, start: int, end: int, chunk: int) -> None:
-        """Runs the tokens from ``start`` to ``end``, at most ``chunk`` a step.
+        """Runs the tokens from ``start`` to ``end``, at most ``chunk`` a step."""
+        for step in self.steps(start, end, chunk):
+            self._executable.run(step)
+
+    def steps(self, start: int, end: int, chunk: int) -> Iterator[Step]:
+        """The steps of `advance`.
 
         In a prefill only the last token's logits are wanted; in a decode every token's are.
         """
         for first in range(start, end, chunk):
             last = min(first + chunk, end)
             wanted = last == end or chunk == 1
-            self._executable.run(self._step(first, last, wanted))
+            yield self._step(first, last, wanted)
 
     def _step(self, first: int, last: int, wanted: bool) -> Step:
         rows = last - first
