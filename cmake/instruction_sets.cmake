@@ -7,9 +7,9 @@
 # was built. A set without a folder, or whose flags the compiler does not know, is left out.
 # Which of the built sets runs is decided at load time, from the machine: never here.
 set(TEKTRA_INSTRUCTION_SETS
-    "avx2 | x86_64 | -mavx2 -mfma -mf16c | /arch:AVX2"
-    "avxvnni | x86_64 | -mavxvnni -mavx2 -mfma -mf16c | /arch:AVX2"
-    "avx512vnni | x86_64 | -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c | /arch:AVX512"
+    "avx2 | x86_64 | -mavx2 -mfma -mf16c -mprfchw | /arch:AVX2"
+    "avxvnni | x86_64 | -mavxvnni -mavx2 -mfma -mf16c -mprfchw | /arch:AVX2"
+    "avx512vnni | x86_64 | -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -mprfchw | /arch:AVX512"
     "neon | arm64 | -march=armv8-a | "
     "neondot | arm64 | -march=armv8.2-a+dotprod | "
 )

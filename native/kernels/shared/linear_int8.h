@@ -91,6 +91,14 @@ inline void prefetch(const typename F::Packed* block, size_t s) {
 #endif
 }
 
+inline void prefetch_to_write(const float* at) {
+#if defined(__GNUC__)
+    __builtin_prefetch(at, 1);
+#else
+    (void)at;
+#endif
+}
+
 // One group of matrix rows times `n` quantized rows, which are rows / t.terms rows of the output.
 // kRows is n, or 0 where n is known at run time only.
 template <class V, class F, size_t kRows, bool kStreamed>
@@ -104,6 +112,12 @@ inline void tile(const LinearTask& t, size_t group, size_t row, size_t num_rows)
     typename V::Float sums[kRows != 0 ? kRows : kMaxRows];
     for (size_t r = 0; r < n; ++r) sums[r] = V::zero();
     const uint8_t* at = first;
+    if constexpr (kRows == 0) {
+        // other cores may hold these lines: without this the stores at the end wait for them
+        for (size_t i = 0; i < num_rows; ++i) {
+            prefetch_to_write(t.out + (row + i) * t.out_stride + group * V::kLanes);
+        }
+    }
     for (size_t b = 0; b < blocks; ++b) {
         const auto super = F::super(packed[b]);
         for (size_t s = 0; s < F::kWidth / kSub; ++s, at += sizeof(ActivationBlock)) {
