@@ -37,7 +37,7 @@ constexpr uint64_t kInside = kOpen - 1;  // mask of the number of workers inside
 
 }  // namespace
 
-ThreadPool::ThreadPool(size_t num_threads) {
+ThreadPool::ThreadPool(size_t num_threads) : shares_(num_threads) {
     try {
         for (size_t i = 1; i < num_threads; ++i) {
             workers_.emplace_back([this, i] { work(i); });
@@ -67,8 +67,10 @@ void ThreadPool::run_erased(size_t num_tasks, Erased function, const void* conte
     // nobody is inside: the last loop was closed and left
     function_ = function;
     context_ = context;
-    num_tasks_ = num_tasks;
-    next_task_.store(0, std::memory_order_relaxed);
+    for (size_t i = 0; i < shares_.size(); ++i) {
+        shares_[i].next.store(first_task(i, num_tasks), std::memory_order_relaxed);
+        shares_[i].end = first_task(i + 1, num_tasks);
+    }
     const uint64_t loop = (state_.load(std::memory_order_relaxed) & ~(kLoop - 1)) + kLoop;
     state_.store(loop | kOpen, std::memory_order_release);
     // sequentially consistent with the sleepers' count: either this sees a sleeper, or the sleeper
@@ -98,15 +100,19 @@ void ThreadPool::run_erased(size_t num_tasks, Erased function, const void* conte
 
 void ThreadPool::take_tasks(size_t thread) {
     try {
-        for (;;) {
-            const size_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
-            if (task >= num_tasks_) return;
-            function_(context_, task, thread);
+        // its own share first, then what others have not begun
+        for (size_t i = 0; i < shares_.size(); ++i) {
+            Share& share = shares_[(thread + i) % shares_.size()];
+            for (;;) {
+                const size_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+                if (task >= share.end) break;
+                function_(context_, task, thread);
+            }
         }
     } catch (...) {
         if (!failed_.exchange(true)) error_ = std::current_exception();
         // nobody begins another one
-        next_task_.store(num_tasks_, std::memory_order_relaxed);
+        for (Share& share : shares_) share.next.store(share.end, std::memory_order_relaxed);
     }
 }
 

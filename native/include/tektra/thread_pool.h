@@ -25,6 +25,8 @@ class ThreadPool {
 
     // Calls function(task, thread) for every task in [0, num_tasks), each exactly once, on any
     // thread, and returns when all are done. The calling thread is thread 0. One loop at a time.
+    // Each thread works through a share of neighbouring tasks in order, so that what it reads from
+    // memory is a stream, and then helps the others; thread i begins at first_task(i, num_tasks).
     // When a task throws, tasks that nobody has begun are left out and the first exception is
     // thrown here, once all threads have left the loop.
     template <class Function>
@@ -37,7 +39,15 @@ class ThreadPool {
             &function);
     }
 
+    size_t first_task(size_t thread, size_t num_tasks) const {
+        return thread * num_tasks / num_threads();
+    }
+
   private:
+    struct alignas(64) Share {
+        std::atomic<size_t> next{0};
+        size_t end = 0;
+    };
     using Erased = void (*)(const void* context, size_t task, size_t thread);
 
     void run_erased(size_t num_tasks, Erased function, const void* context);
@@ -48,7 +58,7 @@ class ThreadPool {
     // Written by the caller while no worker is inside a loop, read by workers that are.
     Erased function_ = nullptr;
     const void* context_ = nullptr;
-    size_t num_tasks_ = 0;
+    std::vector<Share> shares_;  // of each thread
     // Of the task that set `failed_` first; the caller reads it when all have left the loop.
     std::exception_ptr error_;
     std::atomic<bool> failed_{false};
@@ -57,7 +67,6 @@ class ThreadPool {
     // inside (lower bits). The caller waits for those that entered only: a worker that is asleep or
     // has lost its core to somebody else holds nobody up.
     alignas(64) std::atomic<uint64_t> state_{0};
-    alignas(64) std::atomic<size_t> next_task_{0};
     // Changes with each loop; what sleeping workers wait on.
     alignas(64) std::atomic<uint32_t> wake_{0};
     std::atomic<uint32_t> num_asleep_{0};
