@@ -72,8 +72,8 @@ def test_linears_read_their_weights_once_and_multiply_each_row() -> None:
     assert both.weights == (64 * 64 + 32 * 64) // 32 * 18 + 2
     assert both.int8 == 3 * (64 + 32) * 64
     assert both.floats == 0
-    # a row of 64 bytes and two scales of 20 bytes, rounded up to 128; two rows of floats
-    assert both.activations == 3 * (128 + 4 * 64 + 4 * 32)
+    # a quantized row: 64 bytes for each of two blocks, and 64 with its scale; two rows of floats
+    assert both.activations == 3 * (3 * 64 + 4 * 64 + 4 * 32)
     floats = costs["LINEAR v"]
     assert (floats.int8, floats.floats) == (0, 3 * 32 * 64)
     assert floats.weights == 4 * 32 * 64 + 1
