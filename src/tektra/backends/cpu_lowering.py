@@ -268,7 +268,7 @@ _LOWER: dict[type[ops.Op], Callable[[_Lowering, Any], None]] = {
 
 
 def _quantized_bytes(width: int) -> int:
-    """As ``tektra::quantized_row_bytes``: blocks of 32 elements in 64 bytes, and the row's scale."""
+    """As ``tektra::quantized_row_bytes``: 64 bytes for 32 elements, then the row's scale."""
     return width // 32 * 64 + 64
 
 
