@@ -180,12 +180,18 @@ void Program::finish(size_t arena_bytes) {
         if (op.code == OpCode::kEmbed) {
             vocabulary_ = std::min(vocabulary_, matrices_[op.weights[0]].rows);
         }
+        if (op.code == OpCode::kQuantize || op.code == OpCode::kRmsNormQuantize ||
+            op.code == OpCode::kGatedQuantize) {
+            row_scratch_floats_ =
+                std::max(row_scratch_floats_, 2 * round_up(buffers_[op.out[0]].width, 16));
+        }
         if (op.code != OpCode::kAttention) continue;
         const AttentionNumbers a(op);
         attention_scratch_floats_ = std::max(attention_scratch_floats_, a.scratch());
         partial_floats = std::max(partial_floats, a.partials(limits_));
     }
     arena_ = Memory(arena_bytes);
+    row_scratch_ = Memory(product_of({row_scratch_floats_, pool_.num_threads(), sizeof(float)}));
     attention_scratch_ =
         Memory(product_of({attention_scratch_floats_, pool_.num_threads(), sizeof(float)}));
     attention_partials_ = Memory(product_of({partial_floats, sizeof(float)}));
@@ -213,6 +219,7 @@ void Program::release() {
     vectors_.clear();
     caches_.clear();
     // moving memory swaps it, so that the old one is freed with the temporary
+    row_scratch_ = Memory();
     attention_scratch_ = Memory();
     attention_partials_ = Memory();
     released_ = true;
@@ -239,7 +246,8 @@ size_t Program::cache_bytes() const {
 }
 
 size_t Program::activation_bytes() const {
-    return arena_.size() + attention_scratch_.size() + attention_partials_.size();
+    return arena_.size() + row_scratch_.size() + attention_scratch_.size() +
+           attention_partials_.size();
 }
 
 void Program::run(const StepView& step, size_t num_ops) {
@@ -295,6 +303,33 @@ void Program::run_linear(size_t index, const StepView& step) {
     });
 }
 
+void Program::run_quantize(const Op& op, const StepView& step) {
+    const RowKernels& k = kernels_.rows;
+    const int32_t to = op.out[0];
+    const size_t width = buffers_[to].width, terms = op.ints[0];
+    each_row_on(count(to, step), width, [&](size_t r, size_t thread) {
+        auto* scratch =
+            reinterpret_cast<float*>(row_scratch_.data()) + thread * row_scratch_floats_;
+        const float* x = floats(op.in[0], r);
+        if (op.code == OpCode::kRmsNormQuantize) {
+            const auto group = static_cast<size_t>(op.ints[1]);
+            for (size_t at = 0; at < width; at += group) {
+                k.rms_norm(x + at, vectors_[op.weights[0]].data(), group, op.floats[0],
+                           scratch + at);
+            }
+            x = scratch;
+        } else if (op.code == OpCode::kGatedQuantize) {
+            k.gated(x, floats(op.in[1], r), width, static_cast<int>(op.ints[1]), scratch);
+            x = scratch;
+        }
+        k.quantize(x, width, row(to, r));
+        if (terms == 1) return;
+        float* rest = scratch + row_scratch_floats_ / 2;
+        quantization_error(x, width, row(to, r), rest);
+        k.quantize(rest, width, row(to, r) + buffers_[to].stride / terms);
+    });
+}
+
 void Program::run_op(size_t index, const StepView& step) {
     const Op& op = ops_[index];
     const RowKernels& k = kernels_.rows;
@@ -317,17 +352,11 @@ void Program::run_op(size_t index, const StepView& step) {
             });
             break;
         }
-        case OpCode::kQuantize: {
-            const size_t term = buffers_[to].stride / op.ints[0];
-            each([&](size_t r) {
-                k.quantize(in(0, r), width, row(to, r));
-                if (op.ints[0] == 1) return;
-                std::vector<float> rest(width);
-                quantization_error(in(0, r), width, row(to, r), rest.data());
-                k.quantize(rest.data(), width, row(to, r) + term);
-            });
+        case OpCode::kQuantize:
+        case OpCode::kRmsNormQuantize:
+        case OpCode::kGatedQuantize:
+            run_quantize(op, step);
             break;
-        }
         case OpCode::kLinear:
             run_linear(index, step);
             break;

@@ -16,11 +16,23 @@ struct Form {
     int in, out, weights, ints, floats;
 };
 constexpr Form kForms[] = {
-    {"embed", 0, 1, 1, 0, 0},    {"quantize", 1, 1, 0, 1, 0},   {"linear", -1, -1, -1, 2, 0},
-    {"rms_norm", 1, 1, 1, 1, 1}, {"layer_norm", 1, 1, 2, 0, 1}, {"rope_table", 0, 1, 1, 0, 0},
-    {"rope", 2, 1, 0, 3, 0},     {"attention", 3, 1, 1, 7, 2},  {"activate", 1, 1, 0, 1, 0},
-    {"gated", 2, 1, 0, 1, 0},    {"add", 2, 1, 0, 0, 0},        {"mul", 2, 1, 0, 0, 0},
-    {"scale", 1, 1, 0, 0, 1},    {"softcap", 1, 1, 0, 0, 1},    {"select", 1, 1, 0, 0, 0},
+    {"embed", 0, 1, 1, 0, 0},
+    {"quantize", 1, 1, 0, 1, 0},
+    {"linear", -1, -1, -1, 2, 0},
+    {"rms_norm", 1, 1, 1, 1, 1},
+    {"layer_norm", 1, 1, 2, 0, 1},
+    {"rope_table", 0, 1, 1, 0, 0},
+    {"rope", 2, 1, 0, 3, 0},
+    {"attention", 3, 1, 1, 7, 2},
+    {"activate", 1, 1, 0, 1, 0},
+    {"gated", 2, 1, 0, 1, 0},
+    {"add", 2, 1, 0, 0, 0},
+    {"mul", 2, 1, 0, 0, 0},
+    {"scale", 1, 1, 0, 0, 1},
+    {"softcap", 1, 1, 0, 0, 1},
+    {"select", 1, 1, 0, 0, 0},
+    {"rms_norm_quantize", 1, 1, 1, 2, 1},
+    {"gated_quantize", 2, 1, 0, 2, 0},
 };
 static_assert(sizeof kForms / sizeof kForms[0] == static_cast<size_t>(OpCode::kNumOpCodes));
 
@@ -102,7 +114,8 @@ void Program::check_op(const Op& op) const {
 
     const int32_t to = op.out[0];
     const size_t n = width(to);
-    if (op.code == OpCode::kQuantize) {
+    if (op.code == OpCode::kQuantize || op.code == OpCode::kRmsNormQuantize ||
+        op.code == OpCode::kGatedQuantize) {
         check(op.ints[0] == 1 || op.ints[0] == 2, "one or two terms");
         check(n % 32 == 0 && buffers_[to].stride / op.ints[0] >= quantized_row_bytes(n),
               "wrong output");
@@ -120,11 +133,13 @@ void Program::check_op(const Op& op) const {
             check(buffers_[to].rows == Rows::kTokens, "the output must have token rows");
             break;
         case OpCode::kRmsNorm:
-            check(
-                op.ints[0] > 0 && n % static_cast<size_t>(op.ints[0]) == 0 && width(op.in[0]) == n,
-                "wrong width");
-            check(vector_of(op.weights[0], static_cast<size_t>(op.ints[0]), false), "wrong weight");
+        case OpCode::kRmsNormQuantize: {
+            const int64_t group = op.ints.back();
+            check(group > 0 && n % static_cast<size_t>(group) == 0 && width(op.in[0]) == n,
+                  "wrong width");
+            check(vector_of(op.weights[0], static_cast<size_t>(group), false), "wrong weight");
             break;
+        }
         case OpCode::kLayerNorm:
             check(width(op.in[0]) == n, "wrong width");
             check(vector_of(op.weights[0], n, false) && vector_of(op.weights[1], n, true),
@@ -168,7 +183,8 @@ void Program::check_op(const Op& op) const {
         }
         case OpCode::kActivate:
         case OpCode::kGated:
-            check(op.ints[0] >= 0 && op.ints[0] < kNumActivations, "unknown function");
+        case OpCode::kGatedQuantize:
+            check(op.ints.back() >= 0 && op.ints.back() < kNumActivations, "unknown function");
             [[fallthrough]];
         case OpCode::kSelect:
             if (op.code == OpCode::kSelect) {

@@ -31,6 +31,9 @@ enum class OpCode : int32_t {
     kScale,      // in -> out; floats: factor
     kSoftcap,    // in -> out; floats: cap
     kSelect,     // in -> out
+    // what is only read by quantized linears is quantized as it is made
+    kRmsNormQuantize,  // in -> out (quantized rows); vector; ints: terms, group; floats: eps
+    kGatedQuantize,    // gate, up -> out (quantized rows); ints: terms, ActivationKind
     kNumOpCodes,
 };
 
@@ -181,11 +184,17 @@ class Program {
     void check_blocks(const StepView& step);
     void run_op(size_t index, const StepView& step);
     void run_linear(size_t index, const StepView& step);
+    void run_quantize(const Op& op, const StepView& step);
     void run_attention(const Op& op, const StepView& step);
     void write_cache(const Op& op, const StepView& step);
-    // Calls function(row) for each row, on all threads where there is enough to do.
+    // Calls function(row, thread) for each row, on all threads where there is enough to do.
     template <class Function>
-    void each_row(size_t num_rows, size_t width, const Function& function);
+    void each_row_on(size_t num_rows, size_t width, const Function& function);
+    // The same without the thread.
+    template <class Function>
+    void each_row(size_t num_rows, size_t width, const Function& function) {
+        each_row_on(num_rows, width, [&](size_t row, size_t) { function(row); });
+    }
 
     const KernelTable& kernels_;
     const Limits limits_;
@@ -205,25 +214,27 @@ class Program {
     bool profiling_ = false;
     std::atomic<bool> busy_{false};
     Memory arena_;
+    Memory row_scratch_;         // per thread: two rows of floats
     Memory attention_scratch_;   // per thread
     Memory attention_partials_;  // per row, head and split
+    size_t row_scratch_floats_ = 0;
     size_t attention_scratch_floats_ = 0;
     bool finished_ = false;
     bool released_ = false;
 };
 
 template <class Function>
-void Program::each_row(size_t num_rows, size_t width, const Function& function) {
+void Program::each_row_on(size_t num_rows, size_t width, const Function& function) {
     // below so many elements waking anybody is not worth it
     constexpr size_t kParallelElements = 16 * 1024;
     if (num_rows * width < kParallelElements || pool_.num_threads() == 1) {
-        for (size_t r = 0; r < num_rows; ++r) function(r);
+        for (size_t r = 0; r < num_rows; ++r) function(r, 0);
         return;
     }
     const size_t share = std::max<size_t>(1, num_rows / (4 * pool_.num_threads()));
-    pool_.run((num_rows + share - 1) / share, [&](size_t task, size_t) {
+    pool_.run((num_rows + share - 1) / share, [&](size_t task, size_t thread) {
         const size_t end = std::min(num_rows, (task + 1) * share);
-        for (size_t r = task * share; r < end; ++r) function(r);
+        for (size_t r = task * share; r < end; ++r) function(r, thread);
     });
 }
 

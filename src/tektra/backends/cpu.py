@@ -26,7 +26,7 @@ from tektra.backends.base import (
 )
 from tektra.backends.cpu_costs import CostModel
 from tektra.backends.cpu_lowering import Lowered, lower
-from tektra.backends.cpu_program import OpCode
+from tektra.backends.cpu_program import OpCode, row_scratch_bytes
 from tektra.errors import (
     BackendError,
     DeviceUnavailableError,
@@ -92,6 +92,7 @@ class CpuBackend(Backend):
         for name in lowered.vectors:
             weights += 4 * tensors[name].shape[0]
         cached = sum(g.num_kv_heads * (g.head_dim + g.value_dim) for g in kv_geometry(graph))
+        rows = row_scratch_bytes(lowered.instructions, lowered.buffers, options.num_threads)
         scratch = partials = 0
         for op in lowered.instructions:
             if op.code is OpCode.ATTENTION:
@@ -103,7 +104,7 @@ class CpuBackend(Backend):
             {
                 "weights": weights,
                 "kv_cache": 2 * cached * options.num_kv_blocks * 32,
-                "activations": lowered.arena_bytes + scratch + partials,
+                "activations": lowered.arena_bytes + rows + scratch + partials,
             }
         )
 

@@ -100,6 +100,9 @@ class _Lowering:
         self.rope_tables: dict[RopeSpec, int] = {}
         self.matrices: dict[str, None] = {}
         self.vectors: dict[str, None] = {}
+        self.quantized_only = _quantized_only(graph, types, reads_quantized)
+        # ops whose output is quantized as it is made, when its first reader asks for it
+        self.waiting: dict[int, ops.RmsNorm | ops.Gated] = {}
         self.additions = _residual_additions(graph)
         self.fused = {add.out.id for add in self.additions.values()}
 
@@ -119,7 +122,26 @@ class _Lowering:
         if value.id not in self.quantized:
             terms = _terms(value)
             buffer = self._buffer(value, terms * _quantized_bytes(value.width))
-            self.emit(OpCode.QUANTIZE, [self.buffer_of[value.id]], [buffer], ints=[terms])
+            match self.waiting.get(value.id):
+                case ops.RmsNorm() as norm:
+                    self.emit(
+                        OpCode.RMS_NORM_QUANTIZE,
+                        [self.buffer_of[norm.x.id]],
+                        [buffer],
+                        weights=[self.vector(norm.weight)],
+                        ints=[terms, norm.group],
+                        floats=[norm.eps],
+                    )
+                case ops.Gated() as gated:
+                    self.emit(
+                        OpCode.GATED_QUANTIZE,
+                        [self.buffer_of[gated.gate.id], self.buffer_of[gated.up.id]],
+                        [buffer],
+                        ints=[terms, _ACTIVATIONS[gated.function]],
+                    )
+                case None:
+                    source = self.buffer_of[value.id]
+                    self.emit(OpCode.QUANTIZE, [source], [buffer], ints=[terms])
             self.quantized[value.id] = buffer
         return self.quantized[value.id]
 
@@ -170,6 +192,9 @@ class _Lowering:
             )
 
     def rms_norm(self, op: ops.RmsNorm) -> None:
+        if op.out.id in self.quantized_only:
+            self.waiting[op.out.id] = op
+            return
         self.emit(
             OpCode.RMS_NORM,
             [self.buffer_of[op.x.id]],
@@ -227,6 +252,9 @@ class _Lowering:
         self._elementwise(OpCode.ACTIVATE, op.out, op.x, ints=[_ACTIVATIONS[op.function]])
 
     def gated(self, op: ops.Gated) -> None:
+        if op.out.id in self.quantized_only:
+            self.waiting[op.out.id] = op
+            return
         self._elementwise(OpCode.GATED, op.out, op.gate, op.up, ints=[_ACTIVATIONS[op.function]])
 
     def sum(self, op: ops.Add) -> None:
@@ -280,6 +308,20 @@ def _terms(value: Value) -> int:
     (docs/log.md).
     """
     return 2 if value.rows is RowSpace.OUTPUTS else 1
+
+
+def _quantized_only(
+    graph: Graph, types: Mapping[str, GGMLType], reads_quantized: Callable[[GGMLType], bool]
+) -> set[int]:
+    """Ids of the values that nothing but linears of quantized weights reads."""
+    found: set[int] = set()
+    others = {value.id for value in graph.outputs.values()}
+    for op in graph.ops:
+        quantized = isinstance(op, ops.Linear) and all(
+            reads_quantized(types[weight]) for weight in op.weights
+        )
+        (found if quantized else others).update(value.id for value in _inputs(op))
+    return found - others
 
 
 def _residual_additions(graph: Graph) -> dict[int, ops.Add]:

@@ -11,7 +11,15 @@ from enum import IntEnum
 from tektra.backends.base import CompileOptions
 from tektra.graph import RopeSpec
 
-__all__ = ["Buffer", "Instruction", "OpCode", "place", "round_up"]
+__all__ = [
+    "QUANTIZING",
+    "Buffer",
+    "Instruction",
+    "OpCode",
+    "place",
+    "round_up",
+    "row_scratch_bytes",
+]
 
 _ALIGNMENT = 64
 
@@ -34,6 +42,12 @@ class OpCode(IntEnum):
     SCALE = 12
     SOFTCAP = 13
     SELECT = 14
+    RMS_NORM_QUANTIZE = 15
+    GATED_QUANTIZE = 16
+
+
+QUANTIZING = frozenset({OpCode.QUANTIZE, OpCode.RMS_NORM_QUANTIZE, OpCode.GATED_QUANTIZE})
+"""Instructions that make quantized rows; their first number is how many terms a row has."""
 
 
 @dataclass(slots=True)
@@ -63,6 +77,14 @@ class Instruction:
 def round_up(num_bytes: int) -> int:
     """To the alignment of a row."""
     return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def row_scratch_bytes(
+    instructions: list[Instruction], buffers: list[Buffer], num_threads: int
+) -> int:
+    """What the core keeps beside the arena to quantize rows: two rows of floats a thread."""
+    widths = [buffers[op.outputs[0]].width for op in instructions if op.code in QUANTIZING]
+    return num_threads * 2 * round_up(4 * max(widths, default=0))
 
 
 def place(
