@@ -1,6 +1,8 @@
 // Quantized linear layers with AVX-512 and VNNI: `vpdpbusd` adds four products of unsigned weights
 // and signed activations to an int32, sixteen matrix rows at a time, activations broadcast by the
 // load itself.
+#include <immintrin.h>
+
 #include "../shared/linear_int8.h"
 
 #include "tables.h"

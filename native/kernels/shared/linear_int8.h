@@ -26,10 +26,6 @@
 
 #include <cstring>
 
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#endif
-
 #include "unpack_int8.h"
 
 namespace tektra {
@@ -76,21 +72,6 @@ inline void finish_row(const LinearTask& t, size_t group, size_t row, typename V
     }
 }
 
-// Asks for the weights of a sub-block that comes some kilobytes later. Sub-block by sub-block: a
-// whole block of a K type at once is more lines than a core can wait for.
-template <class V, class F>
-inline void prefetch(const typename F::Packed* block, size_t s) {
-#if defined(__x86_64__) || defined(_M_X64)
-    constexpr size_t kAhead = 512 * V::kLanes;
-    constexpr size_t kBytes = sizeof(typename F::Packed) / (F::kWidth / kSub);
-    const char* at = reinterpret_cast<const char*>(block) + kAhead + s * kBytes;
-    for (size_t line = 0; line < kBytes; line += 64) _mm_prefetch(at + line, _MM_HINT_T0);
-#else
-    (void)block;
-    (void)s;
-#endif
-}
-
 inline void prefetch_to_write(const float* at) {
 #if defined(__GNUC__)
     __builtin_prefetch(at, 1);
@@ -101,7 +82,7 @@ inline void prefetch_to_write(const float* at) {
 
 // One group of matrix rows times `n` quantized rows, which are rows / t.terms rows of the output.
 // kRows is n, or 0 where n is known at run time only.
-template <class V, class F, size_t kRows, bool kStreamed>
+template <class V, class F, size_t kRows>
 inline void tile(const LinearTask& t, size_t group, size_t row, size_t num_rows) {
     using Packed = typename F::Packed;
     const size_t n = kRows != 0 ? kRows : num_rows * t.terms;
@@ -121,7 +102,6 @@ inline void tile(const LinearTask& t, size_t group, size_t row, size_t num_rows)
     for (size_t b = 0; b < blocks; ++b) {
         const auto super = F::super(packed[b]);
         for (size_t s = 0; s < F::kWidth / kSub; ++s, at += sizeof(ActivationBlock)) {
-            if constexpr (kStreamed) prefetch<V, F>(packed + b, s);
             Weights<V> w;
             F::unpack(packed[b], s, super, w);
             const uint8_t* x = at;
@@ -146,13 +126,11 @@ template <class V, class F>
 void run(const LinearTask& t) {
     const size_t rows = t.num_rows * t.terms;
     if (rows == 1) {
-        for (size_t g = t.group_begin; g < t.group_end; ++g) tile<V, F, 1, true>(t, g, 0, 1);
+        for (size_t g = t.group_begin; g < t.group_end; ++g) tile<V, F, 1>(t, g, 0, 1);
         return;
     }
     if (rows == 2) {
-        for (size_t g = t.group_begin; g < t.group_end; ++g) {
-            tile<V, F, 2, true>(t, g, 0, t.num_rows);
-        }
+        for (size_t g = t.group_begin; g < t.group_end; ++g) tile<V, F, 2>(t, g, 0, t.num_rows);
         return;
     }
     // groups that stay in the second-level cache while all rows pass over them
@@ -162,12 +140,9 @@ void run(const LinearTask& t) {
     const size_t share = kMaxRows / t.terms;
     for (size_t begin = t.group_begin; begin < t.group_end; begin += chunk) {
         const size_t end = begin + chunk < t.group_end ? begin + chunk : t.group_end;
-        for (size_t g = begin; g < end; ++g) {
-            tile<V, F, 0, true>(t, g, 0, t.num_rows < share ? t.num_rows : share);
-        }
-        for (size_t row = share; row < t.num_rows; row += share) {
+        for (size_t row = 0; row < t.num_rows; row += share) {
             const size_t n = t.num_rows - row < share ? t.num_rows - row : share;
-            for (size_t g = begin; g < end; ++g) tile<V, F, 0, false>(t, g, row, n);
+            for (size_t g = begin; g < end; ++g) tile<V, F, 0>(t, g, row, n);
         }
     }
 }

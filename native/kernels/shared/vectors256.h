@@ -2,6 +2,8 @@
 // where the sets differ. Internal linkage: each set compiles its own copy.
 #pragma once
 
+#include <immintrin.h>
+
 #include "linear_int8.h"
 
 namespace tektra {
