@@ -2,11 +2,11 @@
 
 In an environment with torch and transformers, which needs nothing of Tektra:
 
-    python benchmarks/accuracy.py oracle model.gguf oracle.npz
+    python -m benchmarks.accuracy oracle model.gguf oracle.npz
 
 then with Tektra:
 
-    python benchmarks/accuracy.py compare model.gguf oracle.npz [--device cpu] [--json]
+    python -m benchmarks.accuracy compare model.gguf oracle.npz [--device cpu] [--json]
 
 The oracle dequantizes the GGUF and computes in float32. Compared are the distributions of the next
 token at every position: mean Kullback-Leibler divergence KL(oracle || Tektra) in nats, the share
