@@ -43,6 +43,9 @@ class LLM(LocalModel):
         max_rows: most tokens of prompts in one step. More is faster, and takes memory.
         max_waiting: most requests that may wait; None for no bound.
         prefix_cache: reuse what was computed for an equal beginning of an earlier prompt.
+        packed_cache: start from a packed copy of the weights where there is one, and leave one
+            for the next load (docs/embedding.md). False: neither, whatever
+            ``TEKTRA_PACKED_CACHE`` says.
         seed: where the seeds of requests that name none come from, in order of arrival.
         progress: told how far loading is; called on the threads that load.
         cancel: ends loading when it is set.

@@ -85,6 +85,12 @@ class Program {
     int32_t add_matrix(WeightType type, size_t rows, size_t width);
     // Fills a matrix from the rows of the file, on all threads.
     void pack_matrix(int32_t matrix, const uint8_t* rows, size_t num_bytes);
+    // A matrix that is packed already, by kernels of the same `packed_layout`: as many bytes as
+    // `LinearKernel::matrix_bytes` says, at a multiple of 64.
+    int32_t adopt_matrix(WeightType type, size_t rows, size_t width, Memory packed);
+    // The packed bytes of a matrix. They stay as they are; whoever reads them longer than the
+    // program is there holds their owner.
+    const Memory& packed_matrix(int32_t matrix);
     int32_t add_vector(const float* values, size_t n);
     // Radians per position of each rotated pair, and the factor on cosine and sine.
     int32_t add_frequencies(const double* values, size_t n, double magnitude);
@@ -175,6 +181,8 @@ class Program {
         return buffers_[buffer].rows == Rows::kTokens ? step.num_rows : step.num_outputs;
     }
 
+    // std::invalid_argument where there is none, or the shape is not one of its type.
+    const LinearKernel& kernel_for(WeightType type, size_t rows, size_t width) const;
     void check_building() const;
     void check_op(const Op& op) const;
     void check_step(const StepView& step);

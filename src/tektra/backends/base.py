@@ -7,13 +7,14 @@ steps; it knows neither how weights are laid out nor where the cache lies.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tektra.formats.packed import PackedMatrix
 from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, OutputName
 from tektra.graph.ops import Attention
@@ -26,6 +27,7 @@ __all__ = [
     "Executable",
     "KvGeometry",
     "MemoryUse",
+    "PackedCopies",
     "Step",
     "WeightSource",
     "kv_geometry",
@@ -46,6 +48,29 @@ class WeightSource(Protocol):
 
     def tensor_bytes(self, name: str, /) -> NDArray[np.uint8]:
         """The stored bytes of a tensor, 1-D, read-only, without a copy where possible."""
+        ...
+
+
+class PackedCopies(Protocol):
+    """Where a backend finds packed matrices from an earlier load, and leaves them for the next."""
+
+    def find(
+        self, layout: str, matrices: Sequence[PackedMatrix], /
+    ) -> Mapping[str, NDArray[np.uint8]] | None:
+        """Packed bytes by name, read-only, or None where there is no copy of just these matrices.
+
+        They stay as they are for as long as somebody holds the arrays.
+        """
+        ...
+
+    def offer(
+        self,
+        layout: str,
+        matrices: Sequence[PackedMatrix],
+        packed: Mapping[str, NDArray[np.uint8]],
+        /,
+    ) -> None:
+        """Hands over matrices that were packed just now. Returns at once."""
         ...
 
 
@@ -173,9 +198,11 @@ class Backend(ABC):
         *,
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
+        packed: PackedCopies | None = None,
     ) -> Executable:
         """Packs the weights that the graph reads and makes it ready to run.
 
+        A backend whose packed weights can be kept in a file asks ``packed`` for them first.
         Reports the stage ``"pack"`` in bytes of the model file. Raises `UnsupportedModelError`
         for a quantization type that the backend has no kernel for, `MemoryLimitError` when
         memory runs out, `CancelledError` when ``cancel`` was set.

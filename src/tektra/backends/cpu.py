@@ -20,6 +20,7 @@ from tektra.backends.base import (
     CompileOptions,
     Executable,
     MemoryUse,
+    PackedCopies,
     Step,
     WeightSource,
     kv_geometry,
@@ -33,6 +34,7 @@ from tektra.errors import (
     MemoryLimitError,
     UnsupportedModelError,
 )
+from tektra.formats.packed import PackedMatrix
 from tektra.formats.quants import dequantize
 from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, OutputName, RopeSpec
@@ -87,8 +89,7 @@ class CpuBackend(Backend):
         for name in lowered.matrices:
             info = tensors[name]
             rows, width = info.shape
-            packed = self._core.packed_bytes(self.isa, int(info.type), rows, width)
-            weights += -(-packed // 64) * 64 + 64
+            weights += self._core.packed_bytes(self.isa, int(info.type), rows, width)
         for name in lowered.vectors:
             weights += 4 * tensors[name].shape[0]
         cached = sum(g.num_kv_heads * (g.head_dim + g.value_dim) for g in kv_geometry(graph))
@@ -115,11 +116,13 @@ class CpuBackend(Backend):
         *,
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
+        packed: PackedCopies | None = None,
     ) -> CpuExecutable:
         lowered = self._lower(graph, weights.tensors, options)
         try:
             program = self._new_program(options)
-            ids = _load_weights(program, lowered, weights, progress, cancel)
+            copies = None if packed is None else _Copies(self._core, self.isa, packed)
+            ids = _load_weights(program, lowered, weights, progress, cancel, copies)
             for layer in kv_geometry(graph):
                 program.add_cache(layer.num_kv_heads, layer.head_dim, layer.value_dim)
             for buffer in lowered.buffers:
@@ -179,14 +182,45 @@ class CpuBackend(Backend):
         return lowered
 
 
+class _Copies:
+    """The packed matrices of one model, in the layout of one instruction set."""
+
+    def __init__(self, core: Any, isa: str, packed: PackedCopies) -> None:
+        self._core = core
+        self._isa = isa
+        self._packed = packed
+        self._layout: str = core.packed_layout(isa)
+        self._matrices: list[PackedMatrix] = []
+
+    def find(
+        self, names: list[str], tensors: Mapping[str, TensorInfo]
+    ) -> Mapping[str, NDArray[np.uint8]]:
+        """What an earlier load has left; empty where that is nothing."""
+        for name in names:
+            info = tensors[name]
+            rows, width = info.shape
+            num_bytes = self._core.packed_bytes(self._isa, int(info.type), rows, width)
+            self._matrices.append(PackedMatrix(name, info.type.name, rows, width, num_bytes))
+        return self._packed.find(self._layout, self._matrices) or {}
+
+    def offer(self, program: Any, ids: Mapping[Any, int]) -> None:
+        packed = {m.name: program.packed_matrix(ids[m.name]) for m in self._matrices}
+        self._packed.offer(self._layout, self._matrices, packed)
+
+
 def _load_weights(
     program: Any,
     lowered: Lowered,
     weights: WeightSource,
     progress: ProgressCallback,
     cancel: CancelToken | None,
+    copies: _Copies | None,
 ) -> dict[str | RopeSpec, int]:
-    """Packs every tensor; returns the program's number of each name and of each rope spec."""
+    """Packs every tensor, or takes it as it was packed before.
+
+    Returns the program's number of each name and of each rope spec.
+    """
+    packed = {} if copies is None else copies.find(lowered.matrices, weights.tensors)
     names = [*lowered.matrices, *lowered.vectors]
     total = sum(weights.tensors[name].nbytes for name in names)
     matrices = set(lowered.matrices)
@@ -197,15 +231,21 @@ def _load_weights(
         if cancel is not None:
             cancel.check()
         info = weights.tensors[name]
-        data = weights.tensor_bytes(name)
-        if name in matrices:
+        if name in packed:
+            ids[name] = program.adopt_matrix(int(info.type), *info.shape, packed[name])
+        elif name in matrices:
+            data = weights.tensor_bytes(name)
             ids[name] = program.add_matrix(int(info.type), *info.shape)
             program.pack_matrix(ids[name], data)
         else:
+            data = weights.tensor_bytes(name)
             vectors[name] = np.ascontiguousarray(dequantize(data, info.type, info.shape))
             ids[name] = program.add_vector(vectors[name])
         done += info.nbytes
-        progress(ProgressEvent("pack", name, done, total, "bytes"))
+        if not packed or done == total:  # hundreds of events would take longer than the work
+            progress(ProgressEvent("pack", name, done, total, "bytes"))
+    if copies is not None and not packed:
+        copies.offer(program, ids)
     for op in lowered.instructions:
         for weight in op.weights:
             if isinstance(weight, RopeSpec):
