@@ -140,6 +140,8 @@ NB_MODULE(_native, m) {
                                    {num_threads, max_rows, max_outputs, num_kv_blocks});
             },
             "isa"_a, "num_threads"_a, "max_rows"_a, "max_outputs"_a, "num_kv_blocks"_a)
+        .def("reserve_matrices", &Program::reserve_matrices, "bytes"_a,
+             "Makes room for packed matrices side by side.")
         .def(
             "add_matrix",
             [](Program& p, int32_t type, size_t rows, size_t width) {

@@ -74,12 +74,26 @@ const LinearKernel& Program::kernel_for(WeightType type, size_t rows, size_t wid
     return kernel;
 }
 
+void Program::reserve_matrices(size_t bytes) {
+    const Exclusive exclusive(busy_);
+    check_building();
+    room_ = Memory(bytes, true);
+    room_taken_ = 0;
+}
+
 int32_t Program::add_matrix(WeightType type, size_t rows, size_t width) {
     const Exclusive exclusive(busy_);
     check_building();
     const LinearKernel& kernel = kernel_for(type, rows, width);
     const size_t groups = (rows + kernel.lanes - 1) / kernel.lanes;
-    Memory packed(kernel.matrix_bytes(rows, width), true);
+    const size_t bytes = kernel.matrix_bytes(rows, width);
+    Memory packed;
+    if (bytes <= room_.size() - room_taken_) {
+        packed = room_.part(room_taken_, bytes);
+        room_taken_ += bytes;
+    } else {
+        packed = Memory(bytes, true);
+    }
     matrices_.push_back({type, rows, width, groups, std::move(packed)});
     return static_cast<int32_t>(matrices_.size() - 1);
 }
@@ -234,6 +248,7 @@ void Program::release() {
     ops_.clear();
     chunks_.clear();
     matrices_.clear();
+    room_ = Memory();
     vectors_.clear();
     caches_.clear();
     // moving memory swaps it, so that the old one is freed with the temporary

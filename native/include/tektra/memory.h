@@ -42,6 +42,13 @@ class Memory {
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
 
+    // Some of its bytes, which stay there for as long as the part does.
+    Memory part(size_t offset, size_t bytes) const {
+        Memory part(data_ + offset, bytes, owner_);
+        part.foreign_ = foreign_;
+        return part;
+    }
+
     uint8_t* data() const { return data_; }
     size_t size() const { return size_; }
     bool foreign() const { return foreign_; }

@@ -82,6 +82,9 @@ class Program {
 
     // Building, which ends with `finish`. Each returns the id that ops refer to. Throws
     // std::invalid_argument for what does not fit together, std::bad_alloc where memory ends.
+    // Room for so many bytes of packed matrices side by side, so that small ones too lie in large
+    // pages. What does not fit any more gets pages of its own.
+    void reserve_matrices(size_t bytes);
     int32_t add_matrix(WeightType type, size_t rows, size_t width);
     // Fills a matrix from the rows of the file, on all threads.
     void pack_matrix(int32_t matrix, const uint8_t* rows, size_t num_bytes);
@@ -198,6 +201,8 @@ class Program {
     const KernelTable& kernels_;
     const Limits limits_;
     ThreadPool pool_;
+    Memory room_;  // for matrices; its first bytes are taken
+    size_t room_taken_ = 0;
     std::vector<Matrix> matrices_;
     std::vector<std::vector<float>> vectors_;
     std::vector<Frequencies> frequencies_;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -87,9 +87,7 @@ class CpuBackend(Backend):
         lowered = self._lower(graph, tensors, options)
         weights = 0
         for name in lowered.matrices:
-            info = tensors[name]
-            rows, width = info.shape
-            weights += self._core.packed_bytes(self.isa, int(info.type), rows, width)
+            weights += self._packed_bytes(tensors[name])
         for name in lowered.vectors:
             weights += 4 * tensors[name].shape[0]
         cached = sum(g.num_kv_heads * (g.head_dim + g.value_dim) for g in kv_geometry(graph))
@@ -121,8 +119,10 @@ class CpuBackend(Backend):
         lowered = self._lower(graph, weights.tensors, options)
         try:
             program = self._new_program(options)
-            copies = None if packed is None else _Copies(self._core, self.isa, packed)
-            ids = _load_weights(program, lowered, weights, progress, cancel, copies)
+            layout = self._core.packed_layout(self.isa)
+            ids = _load_weights(
+                program, lowered, weights, progress, cancel, layout, packed, self._packed_bytes
+            )
             for layer in kv_geometry(graph):
                 program.add_cache(layer.num_kv_heads, layer.head_dim, layer.value_dim)
             for buffer in lowered.buffers:
@@ -146,6 +146,10 @@ class CpuBackend(Backend):
             lambda info: bool(self._core.reads_quantized(self.isa, int(info.type))),
         )
         return CpuExecutable(program, lowered.outputs, options, costs)
+
+    def _packed_bytes(self, info: TensorInfo) -> int:
+        num_bytes: int = self._core.packed_bytes(self.isa, int(info.type), *info.shape)
+        return num_bytes
 
     def _new_program(self, options: CompileOptions) -> Any:
         try:
@@ -173,7 +177,7 @@ class CpuBackend(Backend):
         )
         for name in lowered.matrices:
             info = tensors[name]
-            if not self._core.packed_bytes(self.isa, int(info.type), *info.shape):
+            if not self._packed_bytes(info):
                 raise UnsupportedModelError(
                     f"tensor {name!r} of {info.type.name} with shape {info.shape} has no kernel "
                     "on the CPU",
@@ -182,48 +186,30 @@ class CpuBackend(Backend):
         return lowered
 
 
-class _Copies:
-    """The packed matrices of one model, in the layout of one instruction set."""
-
-    def __init__(self, core: Any, isa: str, packed: PackedCopies) -> None:
-        self._core = core
-        self._isa = isa
-        self._packed = packed
-        self._layout: str = core.packed_layout(isa)
-        self._matrices: list[PackedMatrix] = []
-
-    def find(
-        self, names: list[str], tensors: Mapping[str, TensorInfo]
-    ) -> Mapping[str, NDArray[np.uint8]]:
-        """What an earlier load has left; empty where that is nothing."""
-        for name in names:
-            info = tensors[name]
-            rows, width = info.shape
-            num_bytes = self._core.packed_bytes(self._isa, int(info.type), rows, width)
-            self._matrices.append(PackedMatrix(name, info.type.name, rows, width, num_bytes))
-        return self._packed.find(self._layout, self._matrices) or {}
-
-    def offer(self, program: Any, ids: Mapping[Any, int]) -> None:
-        packed = {m.name: program.packed_matrix(ids[m.name]) for m in self._matrices}
-        self._packed.offer(self._layout, self._matrices, packed)
-
-
 def _load_weights(
     program: Any,
     lowered: Lowered,
     weights: WeightSource,
     progress: ProgressCallback,
     cancel: CancelToken | None,
-    copies: _Copies | None,
+    layout: str,
+    copies: PackedCopies | None,
+    packed_bytes: Callable[[TensorInfo], int],
 ) -> dict[str | RopeSpec, int]:
     """Packs every tensor, or takes it as it was packed before.
 
     Returns the program's number of each name and of each rope spec.
     """
-    packed = {} if copies is None else copies.find(lowered.matrices, weights.tensors)
+    infos = [weights.tensors[name] for name in lowered.matrices]
+    matrices = {
+        info.name: PackedMatrix(info.name, info.type.name, *info.shape, packed_bytes(info))
+        for info in infos
+    }
+    found = None if copies is None else copies.find(layout, list(matrices.values()))
+    if found is None:
+        program.reserve_matrices(sum(matrix.num_bytes for matrix in matrices.values()))
     names = [*lowered.matrices, *lowered.vectors]
     total = sum(weights.tensors[name].nbytes for name in names)
-    matrices = set(lowered.matrices)
     ids: dict[str | RopeSpec, int] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     done = 0
@@ -231,8 +217,8 @@ def _load_weights(
         if cancel is not None:
             cancel.check()
         info = weights.tensors[name]
-        if name in packed:
-            ids[name] = program.adopt_matrix(int(info.type), *info.shape, packed[name])
+        if name in matrices and found is not None:
+            ids[name] = program.adopt_matrix(int(info.type), *info.shape, found[name])
         elif name in matrices:
             data = weights.tensor_bytes(name)
             ids[name] = program.add_matrix(int(info.type), *info.shape)
@@ -242,10 +228,11 @@ def _load_weights(
             vectors[name] = np.ascontiguousarray(dequantize(data, info.type, info.shape))
             ids[name] = program.add_vector(vectors[name])
         done += info.nbytes
-        if not packed or done == total:  # hundreds of events would take longer than the work
+        if found is None or done == total:  # hundreds of events would take longer than the work
             progress(ProgressEvent("pack", name, done, total, "bytes"))
-    if copies is not None and not packed:
-        copies.offer(program, ids)
+    if copies is not None and found is None:
+        packed = {name: program.packed_matrix(ids[name]) for name in matrices}
+        copies.offer(layout, list(matrices.values()), packed)
     for op in lowered.instructions:
         for weight in op.weights:
             if isinstance(weight, RopeSpec):
