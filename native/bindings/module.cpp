@@ -165,6 +165,13 @@ NB_MODULE(_native, m) {
             "type"_a, "rows"_a, "width"_a, "packed"_a,
             "Adds a matrix that is packed already; its bytes are used where they are.")
         .def(
+            "copy_matrix",
+            [](Program& p, int32_t matrix, Vector<uint8_t> packed) {
+                nb::gil_scoped_release released;
+                p.copy_matrix(matrix, packed.data(), packed.size());
+            },
+            "matrix"_a, "packed"_a, "Fills a matrix with bytes that are packed already.")
+        .def(
             "packed_matrix",
             [](Program& p, int32_t matrix) {
                 const Memory& packed = p.packed_matrix(matrix);

@@ -113,6 +113,24 @@ int32_t Program::adopt_matrix(WeightType type, size_t rows, size_t width, Memory
     return static_cast<int32_t>(matrices_.size() - 1);
 }
 
+void Program::copy_matrix(int32_t id, const uint8_t* packed, size_t num_bytes) {
+    const Exclusive exclusive(busy_);
+    check_building();
+    if (id < 0 || static_cast<size_t>(id) >= matrices_.size()) {
+        throw std::invalid_argument("no such matrix");
+    }
+    const Memory& to = matrices_[id].packed;
+    if (to.foreign() || to.size() != num_bytes) {
+        throw std::invalid_argument("the matrix cannot be filled with " +
+                                    std::to_string(num_bytes) + " packed bytes");
+    }
+    constexpr size_t kShare = 256 * 1024;
+    pool_.run((num_bytes + kShare - 1) / kShare, [&](size_t task, size_t) {
+        const size_t begin = task * kShare;
+        std::memcpy(to.data() + begin, packed + begin, std::min(kShare, num_bytes - begin));
+    });
+}
+
 const Memory& Program::packed_matrix(int32_t id) {
     const Exclusive exclusive(busy_);
     if (id < 0 || static_cast<size_t>(id) >= matrices_.size()) {

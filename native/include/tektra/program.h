@@ -91,6 +91,8 @@ class Program {
     // A matrix that is packed already, by kernels of the same `packed_layout`: as many bytes as
     // `LinearKernel::matrix_bytes` says, at a multiple of 64.
     int32_t adopt_matrix(WeightType type, size_t rows, size_t width, Memory packed);
+    // Fills a matrix with bytes as `adopt_matrix` takes them, on all threads.
+    void copy_matrix(int32_t matrix, const uint8_t* packed, size_t num_bytes);
     // The packed bytes of a matrix. They stay as they are; whoever reads them longer than the
     // program is there holds their owner.
     const Memory& packed_matrix(int32_t matrix);

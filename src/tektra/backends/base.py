@@ -28,6 +28,7 @@ __all__ = [
     "KvGeometry",
     "MemoryUse",
     "PackedCopies",
+    "PackedWeights",
     "Step",
     "WeightSource",
     "kv_geometry",
@@ -51,16 +52,27 @@ class WeightSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PackedWeights:
+    """Packed matrices of an earlier load.
+
+    Attributes:
+        matrices: packed bytes by name, read-only. They stay as they are for as long as somebody
+            holds the arrays.
+        large_pages: whether reading them again and again where they are is as fast as it gets.
+    """
+
+    matrices: Mapping[str, NDArray[np.uint8]]
+    large_pages: bool
+
+
 class PackedCopies(Protocol):
     """Where a backend finds packed matrices from an earlier load, and leaves them for the next."""
 
     def find(
         self, layout: str, matrices: Sequence[PackedMatrix], /
-    ) -> Mapping[str, NDArray[np.uint8]] | None:
-        """Packed bytes by name, read-only, or None where there is no copy of just these matrices.
-
-        They stay as they are for as long as somebody holds the arrays.
-        """
+    ) -> PackedWeights | None:
+        """The copy of just these matrices; None where there is none."""
         ...
 
     def offer(

@@ -206,7 +206,8 @@ def _load_weights(
         for info in infos
     }
     found = None if copies is None else copies.find(layout, list(matrices.values()))
-    if found is None:
+    adopted = found is not None and found.large_pages
+    if not adopted:
         program.reserve_matrices(sum(matrix.num_bytes for matrix in matrices.values()))
     names = [*lowered.matrices, *lowered.vectors]
     total = sum(weights.tensors[name].nbytes for name in names)
@@ -217,12 +218,14 @@ def _load_weights(
         if cancel is not None:
             cancel.check()
         info = weights.tensors[name]
-        if name in matrices and found is not None:
-            ids[name] = program.adopt_matrix(int(info.type), *info.shape, found[name])
+        if name in matrices and found is not None and adopted:
+            ids[name] = program.adopt_matrix(int(info.type), *info.shape, found.matrices[name])
         elif name in matrices:
-            data = weights.tensor_bytes(name)
             ids[name] = program.add_matrix(int(info.type), *info.shape)
-            program.pack_matrix(ids[name], data)
+            if found is None:
+                program.pack_matrix(ids[name], weights.tensor_bytes(name))
+            else:
+                program.copy_matrix(ids[name], found.matrices[name])
         else:
             data = weights.tensor_bytes(name)
             vectors[name] = np.ascontiguousarray(dequantize(data, info.type, info.shape))

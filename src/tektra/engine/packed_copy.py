@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tektra.backends.base import PackedWeights
 from tektra.config import cache_dir
 from tektra.engine.packed_store import PackedStore
 from tektra.engine.verify import VerifiedFiles, digest_of_stream, fingerprint
@@ -86,7 +87,7 @@ class PackedCopy:
 
     def find(
         self, layout: str, matrices: Sequence[PackedMatrix]
-    ) -> Mapping[str, NDArray[np.uint8]] | None:
+    ) -> PackedWeights | None:
         """The matrices of an earlier load; see `tektra.backends.base.PackedCopies`."""
         if self._store is None or not self._worth_it(matrices):
             return None
@@ -95,7 +96,7 @@ class PackedCopy:
         if copy is None:
             return None
         self.status = "used"
-        return copy.matrices
+        return PackedWeights(copy.matrices, copy.large_pages)
 
     def offer(
         self,

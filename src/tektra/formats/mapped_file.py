@@ -9,7 +9,9 @@ import contextlib
 import errno
 import mmap
 import os
+import re
 import stat
+import sys
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +23,10 @@ from tektra.errors import FormatError, MemoryLimitError, ModelNotFoundError
 __all__ = ["MappedFile"]
 
 _REMEDY = "load it again, and let nothing write to it meanwhile"
+# Linux; Python knows the first by its name only from 3.12 on, and not the last.
+_READ_AHEAD = (14, 3, 22) if sys.platform == "linux" else ()  # huge pages, will need, populate
+_LARGE_PAGE = 2 << 20
+_LARGE_SHARE = 0.97
 # Opening a pipe would wait for somebody to write into it.
 _FLAGS = getattr(os, "O_NONBLOCK", 0)
 
@@ -73,14 +79,25 @@ class MappedFile:
             raise FormatError(f"{str(path)!r} cannot be read: {reason}") from error
         return cls(path, mapping, status)
 
-    def read_ahead(self) -> None:
-        """Asks the system to have all of it in memory soon, in large pages where it can."""
-        # As in the core: streaming through small pages spends a good part of the time in page walks.
-        for name in ("MADV_HUGEPAGE", "MADV_WILLNEED"):
-            advice = getattr(mmap, name, None)
-            if advice is not None:
-                with contextlib.suppress(OSError):  # file systems without large pages
-                    self._mapping.madvise(advice)
+    def read_ahead(self) -> bool:
+        """Brings all of the file into memory, in large pages where the system has it in those.
+
+        Returns:
+            Whether it is in large pages, or the system does not tell. Streaming through small ones
+            spends a good part of the time in page walks.
+        """
+        for advice in _READ_AHEAD:
+            with contextlib.suppress(OSError):  # file systems without large pages, old kernels
+                self._mapping.madvise(advice)
+        if self.raw.size < _LARGE_PAGE:
+            return True
+        try:
+            # Of the whole process, whose other files are small beside a model.
+            text = Path("/proc/self/smaps_rollup").read_bytes()
+        except OSError:
+            return True
+        mapped = re.search(rb"^FilePmdMapped:\s+([0-9]+) kB", text, re.MULTILINE)
+        return mapped is None or int(mapped[1]) * 1024 >= _LARGE_SHARE * self.raw.size
 
     def check_size(self) -> None:
         """Raises `FormatError` where the file was cut short: reading it would end the process."""

@@ -116,12 +116,14 @@ class PackedFile:
         path: as it was given.
         status: of the file when it was opened.
         matrices: uint8 [num_bytes] of each matrix by name, read-only.
+        large_pages: whether they are in large pages, as far as is known.
     """
 
     def __init__(self, file: MappedFile, begin: int, matrices: Sequence[PackedMatrix]) -> None:
         """Use `PackedFile.open`."""
         self.path = file.path
         self.status = file.status
+        self.large_pages = file.read_ahead()
         self.matrices: dict[str, NDArray[np.uint8]] = {}
         for matrix in matrices:
             end = begin + matrix.num_bytes
@@ -146,5 +148,4 @@ class PackedFile:
             raise FormatError(f"{path.name} has {file.raw.size} bytes, not {wanted}")
         if bytes(file.raw[: len(header)]) != header:
             raise FormatError(f"{path.name} is not the packed copy that was looked for")
-        file.read_ahead()
         return cls(file, len(header), matrices)
