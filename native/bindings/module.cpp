@@ -254,6 +254,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("num_threads", &MachinePeaks::num_threads);
 
     bind_sampler(m);
+    bind_tokenizer(m);
 }
 
 }  // namespace tektra
