@@ -88,7 +88,11 @@ size_t table_size(size_t count) {
 BytePairs::BytePairs(std::string_view tokens, size_t num_tokens, std::string_view merges,
                      size_t num_merges, Words words, bool ignore_merges)
     : words_(words), ignore_merges_(ignore_merges) {
-    if (num_tokens > kMostStrings || num_merges > kMostStrings) refuse("too many tokens or merges");
+    // each takes its length at least, so that no table is made for strings that are not there
+    if (num_tokens > std::min(kMostStrings, tokens.size() / 8) ||
+        num_merges > std::min(kMostStrings, merges.size() / 8)) {
+        refuse("too many tokens or merges");
+    }
     if (words < Words{} || words >= Words::kNumWords) refuse("an unknown way to cut texts");
     read_tokens(tokens, num_tokens);
     // the alphabet of GPT-2: printable Latin-1 stands for itself, the rest for U+0100 and on
