@@ -58,7 +58,7 @@ class PackedCopy:
         sha256: the digest that it must have, of a model in one file; None where none is pinned.
         store: where copies are; None for none.
         known: the digests of files that were read before.
-        min_bytes: models that take less are just packed.
+        min_bytes: models that take less are just packed; None for `MIN_BYTES`.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class PackedCopy:
         sha256: str | None,
         store: PackedStore | None,
         known: VerifiedFiles,
-        min_bytes: int = MIN_BYTES,
+        min_bytes: int | None = None,
     ) -> None:
         self._paths = file.paths
         self._statuses = file.statuses
         self._pinned = sha256.lower() if sha256 is not None and len(file.paths) == 1 else None
         self._store = store
         self._known = known
-        self._min_bytes = min_bytes
+        self._min_bytes = MIN_BYTES if min_bytes is None else min_bytes
         self._offer: tuple[str, Sequence[PackedMatrix], Mapping[str, NDArray[np.uint8]]] | None
         self._offer = None
         self._busy: Callable[[], bool] = bool

@@ -81,6 +81,7 @@ class Runtime:
         with self._lock:
             if self._closed:
                 model.executable.close()
+                model.packed.close()
                 raise CancelledError("the model was closed while it was loading")
             self._ready = Ready(model, self._new_engine(model))
         self._loaded.set()
