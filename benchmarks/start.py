@@ -161,7 +161,9 @@ def main() -> None:
                     "rounds": options.rounds,
                     "machine": {"processor": processor(), "system": platform.platform()},
                     "commit": commit(),
-                    "starts": {name: [asdict(one) for one in all_] for name, all_ in starts.items()},
+                    "starts": {
+                        name: [asdict(one) for one in all_] for name, all_ in starts.items()
+                    },
                     "parts of the second start": parts,
                 },
                 indent=2,
@@ -170,9 +172,7 @@ def main() -> None:
         )
 
 
-def report(
-    model: str, starts: dict[str, list[Start]], parts: Sequence[dict[str, float]]
-) -> None:
+def report(model: str, starts: dict[str, list[Start]], parts: Sequence[dict[str, float]]) -> None:
     """Prints medians."""
     rounds = len(parts)
     print(f"{model}, median of {rounds}: from the start of the process to the first piece of text")

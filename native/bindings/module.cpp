@@ -158,9 +158,9 @@ NB_MODULE(_native, m) {
         .def(
             "adopt_matrix",
             [](Program& p, int32_t type, size_t rows, size_t width, Vector<uint8_t> packed) {
-                return p.adopt_matrix(static_cast<WeightType>(type), rows, width,
-                                      {packed.data(), packed.size(),
-                                       std::make_shared<Vector<uint8_t>>(packed)});
+                return p.adopt_matrix(
+                    static_cast<WeightType>(type), rows, width,
+                    {packed.data(), packed.size(), std::make_shared<Vector<uint8_t>>(packed)});
             },
             "type"_a, "rows"_a, "width"_a, "packed"_a,
             "Adds a matrix that is packed already; its bytes are used where they are.")

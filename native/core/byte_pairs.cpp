@@ -128,7 +128,8 @@ void BytePairs::read_tokens(std::string_view tokens, size_t num_tokens) {
         if (token.empty()) continue;
         size_t at = hash(token) & mask;
         for (; ids_[at] >= 0; at = (at + 1) & mask) {
-            if (this->token(static_cast<size_t>(ids_[at])) == token) refuse("a token is there twice");
+            if (this->token(static_cast<size_t>(ids_[at])) == token)
+                refuse("a token is there twice");
         }
         ids_[at] = static_cast<int32_t>(id);
     }

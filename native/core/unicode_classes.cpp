@@ -1,4 +1,6 @@
 // Letters, numbers and white space of Unicode.
+#include "unicode_classes.h"
+
 #include <algorithm>
 #include <iterator>
 
@@ -7,23 +9,15 @@
 namespace tektra {
 namespace {
 
-// Where a class begins that lasts until the next entry: code point << 3 | class. Made by asking the
-// tokenizers library about each code point; tests/tokenizer/test_native_bpe.py holds it to that.
-constexpr uint32_t kClasses[] = {
-// clang-format off
-#include "unicode_classes.inc"
-    // clang-format on
-};
-
 constexpr auto ascii_classes() {
     std::array<CharClass, 128> classes{};
     for (uint32_t c = 0; c < 128; ++c) {
         const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
         const bool space = c == ' ' || (c >= '\t' && c <= '\r');
-        classes[c] = letter                    ? CharClass::kLetter
-                     : c >= '0' && c <= '9'    ? CharClass::kNumber
-                     : space                   ? CharClass::kSpace
-                                               : CharClass::kOther;
+        classes[c] = letter                 ? CharClass::kLetter
+                     : c >= '0' && c <= '9' ? CharClass::kNumber
+                     : space                ? CharClass::kSpace
+                                            : CharClass::kOther;
     }
     return classes;
 }

@@ -62,8 +62,7 @@ size_t contraction(std::string_view text, bool any_case) {
 
 // The end of the run of characters of a kind from `at` on, of `most` characters at most.
 template <class Wanted>
-size_t run_end(const Reader& text, size_t at, Wanted wanted, bool& sure,
-               size_t most = SIZE_MAX) {
+size_t run_end(const Reader& text, size_t at, Wanted wanted, bool& sure, size_t most = SIZE_MAX) {
     while (most-- > 0) {
         const Char c = text.at(at);
         if (c.length == 0) break;
@@ -85,8 +84,8 @@ auto of(CharClass kind) {
     return [kind](const Char& c) { return c.kind == kind; };
 }
 
-// The end of what the last alternatives take of a text that begins with white space: all of a run but
-// what belongs to the word behind it.
+// The end of what the last alternatives take of a text that begins with white space: all of a run
+// but what belongs to the word behind it.
 size_t space_end(const Reader& text, bool& sure) {
     size_t end = 0, last = 0;
     while (true) {

@@ -1,4 +1,4 @@
-"""Packed matrices that come from elsewhere: the same logits to the bit, on every instruction set."""
+"""Packed matrices that come from elsewhere: the same logits to the bit on each instruction set."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("packed") / "tiny.gguf")
 
 
-def run(path: Path, isa: str, copies: Copies | None) -> tuple[NDArray[np.float32], Mapping[str, int]]:
+def run(
+    path: Path, isa: str, copies: Copies | None
+) -> tuple[NDArray[np.float32], Mapping[str, int]]:
     with GGUFFile.open(path) as file:
         graph = draw(file.metadata, file.tensors).graph
         backend = CpuBackend(isa=isa)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tests.fixtures.tiny_model import write_tiny_model
 from tests.fixtures.waiting import wait_for
 
@@ -19,6 +20,7 @@ from tektra.engine.packed_store import PackedStore
 from tektra.formats.gguf import GGUFFile
 from tektra.formats.gguf_writer import TensorSource, write_gguf
 from tektra.formats.mapped_file import MappedFile
+from tektra.formats.packed import PackedMatrix
 
 pytestmark = pytest.mark.skipif(native_core() is None, reason="the native core is not built")
 
@@ -68,9 +70,7 @@ def test_written_once_and_then_used(model: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("large_pages", [True, False])
-def test_mapped_or_copied(
-    model: Path, large_pages: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mapped_or_copied(model: Path, large_pages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the mapping is in small pages it is copied: the same, to the bit."""
     written(model)
     with load(model, packed_cache=False) as llm:
@@ -133,8 +133,8 @@ def test_a_model_that_is_written_to_while_it_is_loaded(model: Path, cache: Path)
     assert not list(cache.glob("*.safetensors"))
 
 
-def one_matrix() -> tuple[list[packed_copy.PackedMatrix], dict[str, np.ndarray]]:  # type: ignore[type-arg]
-    matrix = packed_copy.PackedMatrix("w", "F32", 16, 16, 1024)
+def one_matrix() -> tuple[list[PackedMatrix], dict[str, NDArray[np.uint8]]]:
+    matrix = PackedMatrix("w", "F32", 16, 16, 1024)
     return [matrix], {"w": np.ones(1024, np.uint8)}
 
 
@@ -162,7 +162,9 @@ def test_writing_waits_while_requests_run(model: Path, cache: Path) -> None:
         copy.close()
 
 
-def test_closing_ends_the_writing(model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_ends_the_writing(
+    model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is left behind: neither a file, nor the thread."""
     begun = threading.Event()
 

@@ -217,6 +217,6 @@ def test_any_names(tmp_path_factory: pytest.TempPathFactory, items: list[tuple[s
     path.write_bytes(b"".join(bytes(part) for part in packed_parts(header, matrices, data)))
     found = PackedFile.open(path, SOURCE, LAYOUT, matrices).matrices
     assert all(np.array_equal(found[name], value) for name, value in data.items())
-    if all(0xD800 > ord(c) or ord(c) > 0xDFFF for name in data for c in name):
+    if all(ord(c) < 0xD800 or ord(c) > 0xDFFF for name in data for c in name):
         with safe_open(path, framework="np") as file:
             assert set(file.keys()) == set(data)

@@ -187,9 +187,7 @@ def test_the_vocabulary_is_the_same(
     assert native.special == library.special
     assert native.special_texts == library.special_texts
     assert list(native._texts) == list(library._texts)
-    assert all(
-        native.token_bytes(i) == library.token_bytes(i) for i in range(native.vocab_size)
-    )
+    assert all(native.token_bytes(i) == library.token_bytes(i) for i in range(native.vocab_size))
     assert isinstance(native._texts, NativeTexts)
     assert native._texts[-1] == library._texts[-1]
     assert native._texts[2:9:3] == library._texts[2:9:3]

@@ -1,6 +1,6 @@
-// Byte-level BPE (Sennrich et al. 2016, on bytes as GPT-2 has it): cuts a text into pieces and merges
-// the bytes of each. It does what the tokenizers library does, token for token, for the texts and
-// vocabularies that it takes on; it says so where it does not.
+// Byte-level BPE (Sennrich et al. 2016, on bytes as GPT-2 has it): cuts a text into pieces and
+// merges the bytes of each. It does what the tokenizers library does, token for token, for the
+// texts and vocabularies that it takes on; it says so where it does not.
 #pragma once
 
 #include <array>
@@ -29,8 +29,8 @@ class BytePairs {
   public:
     // The arrays are as GGUF has them: for each string its length, 8 bytes, little-endian, and its
     // bytes. They are not needed afterwards. Throws std::invalid_argument for what is not taken on:
-    // strings that reach past the end or are not UTF-8, tokens twice, merges twice or of what are no
-    // tokens. That need not be an error of the file.
+    // strings that reach past the end or are not UTF-8, tokens twice, merges twice or of what are
+    // no tokens. That need not be an error of the file.
     BytePairs(std::string_view tokens, size_t num_tokens, std::string_view merges,
               size_t num_merges, Words words, bool ignore_merges);
 

@@ -167,8 +167,9 @@ void fill(KernelTable& table);
 // Throws std::invalid_argument for a name that was not compiled or that the machine lacks.
 const KernelTable& kernel_table(const char* isa);
 
-// Names how a table's kernels lay weights out: tables of one name read each other's packed matrices.
-// It holds `kPackedVersion`, and changes with the rows of a group and the sizes of blocks by itself.
+// Names how a table's kernels lay weights out: tables of one name read each other's packed
+// matrices. It holds `kPackedVersion`, and changes with the rows of a group and the sizes of blocks
+// by itself.
 std::string packed_layout(const KernelTable& table);
 
 // Names that were compiled in, and those of them that this machine runs; best last.

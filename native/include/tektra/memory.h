@@ -33,7 +33,10 @@ class Memory {
     explicit Memory(size_t bytes, bool streamed = false);
     // Memory that `owner` keeps as it is. Nobody writes to it.
     Memory(const uint8_t* data, size_t bytes, std::shared_ptr<const void> owner)
-        : data_(const_cast<uint8_t*>(data)), size_(bytes), owner_(std::move(owner)), foreign_(true) {}
+        : data_(const_cast<uint8_t*>(data)),
+          size_(bytes),
+          owner_(std::move(owner)),
+          foreign_(true) {}
     Memory(Memory&& other) noexcept { swap(other); }
     Memory& operator=(Memory&& other) noexcept {
         swap(other);

@@ -69,9 +69,7 @@ class PackedWeights:
 class PackedCopies(Protocol):
     """Where a backend finds packed matrices from an earlier load, and leaves them for the next."""
 
-    def find(
-        self, layout: str, matrices: Sequence[PackedMatrix], /
-    ) -> PackedWeights | None:
+    def find(self, layout: str, matrices: Sequence[PackedMatrix], /) -> PackedWeights | None:
         """The copy of just these matrices; None where there is none."""
         ...
 

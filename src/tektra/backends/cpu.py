@@ -211,7 +211,9 @@ def _load_weights(
     """
     infos = [weights.tensors[name] for name in lowered.matrices]
     matrices = {
-        info.name: PackedMatrix(info.name, info.type.name, *info.shape, packed_bytes(info))
+        info.name: PackedMatrix(
+            info.name, info.type.name, info.shape[0], info.shape[1], packed_bytes(info)
+        )
         for info in infos
     }
     found = None if copies is None else copies.find(layout, list(matrices.values()))

@@ -19,7 +19,7 @@ _NUMBERS: dict[Any, re.Pattern[str]] = {
 
 
 def lightened(params: list[Any]) -> list[Any]:
-    """The options, made to read plain values at once where this Typer is one that can be told so."""
+    """The options, made to read plain values at once where this Typer can be told so."""
     for param in params:
         if getattr(param, "_runtime_param", param) is None and hasattr(param, "type_descriptor"):
             param._runtime_param = _Plain(param.type_descriptor)

@@ -84,9 +84,7 @@ def _run(
     text = _prompt_text(prompt)
     system = None if system is None else _utf8(system, "--system")
     _check_usage(text, given, system=system, raw=raw, json=json)
-    settings = settings_from(
-        device, threads, context, packed_cache=0 if no_packed_cache else None
-    )
+    settings = settings_from(device, threads, context, packed_cache=0 if no_packed_cache else None)
     with open_model(model, settings) as llm:
         if not raw and not llm.capabilities.chat_template:
             raise TemplateError(

@@ -29,9 +29,10 @@ __all__ = ["PACKED_FOLDER", "PackedCopy", "PackedStatus", "default_store"]
 
 PACKED_FOLDER = "packed"
 PackedStatus = Literal["off", "none", "used", "pending", "writing", "written", "failed"]
-"""What became of the packed copy of a model: it is switched off; there is none and none will be (the
-backend has none, or the model is so small that it is not worth it); it is used; it is to be written,
-being written, or was written for the next load; it could not be written."""
+"""What became of the packed copy of a model. ``off``: copies are switched off. ``none``: there is
+none and none will be, as the backend has none or the model is too small to be worth it. ``used``:
+the model was loaded from it. ``pending``, ``writing``, ``written``: for the next load. ``failed``:
+it could not be written."""
 
 # Packing so much takes some 20 ms.
 MIN_BYTES = 8 << 20
@@ -83,15 +84,17 @@ class PackedCopy:
         self.status: PackedStatus = "off" if store is None else "none"
         self.problem: str | None = None
 
+    def source(self) -> str | None:
+        """The digest by which the model's copies go; None where it is not known yet."""
+        return self._pinned or self._digest([self._known_digest(i) for i in range(self._count)])
+
     # For the backend
 
-    def find(
-        self, layout: str, matrices: Sequence[PackedMatrix]
-    ) -> PackedWeights | None:
+    def find(self, layout: str, matrices: Sequence[PackedMatrix]) -> PackedWeights | None:
         """The matrices of an earlier load; see `tektra.backends.base.PackedCopies`."""
         if self._store is None or not self._worth_it(matrices):
             return None
-        source = self._pinned or self._digest([self._known_digest(i) for i in range(self._count)])
+        source = self.source()
         copy = None if source is None else self._store.open(source, layout, matrices)
         if copy is None:
             return None
@@ -166,7 +169,8 @@ class PackedCopy:
             atexit.unregister(self.close)
 
     def _write(self) -> None:
-        assert self._store is not None and self._offer is not None
+        assert self._store is not None
+        assert self._offer is not None
         deadline = time.monotonic() + _MAX_WAIT_FOR_IDLE
 
         def pause() -> None:

@@ -93,22 +93,16 @@ class PackedStore:
         """All finished copies, the one that was used last at the end."""
         found = []
         for path in self._files():
-            if match := _NAME.fullmatch(path.name):
-                with contextlib.suppress(OSError):  # gone meanwhile
+            match = _NAME.fullmatch(path.name)
+            with contextlib.suppress(OSError):  # gone meanwhile
+                if match is not None:
                     status = path.stat()
-                    with contextlib.suppress(OSError):  # never opened
-                        status_of_mark = path.with_name(path.name + _MARK).stat()
-                        used = max(status.st_mtime, status_of_mark.st_mtime)
-                        found.append(StoredCopy(path, *match.groups(), status.st_size, used))
-                        continue
-                    found.append(
-                        StoredCopy(path, *match.groups(), status.st_size, status.st_mtime)
-                    )
+                    used = max(status.st_mtime, _mark_of(path))
+                    source, layout = match["source"], match["layout"]
+                    found.append(StoredCopy(path, source, layout, status.st_size, used))
         return sorted(found, key=lambda copy: (copy.used, copy.path.name))
 
-    def open(
-        self, source: str, layout: str, matrices: Sequence[PackedMatrix]
-    ) -> PackedFile | None:
+    def open(self, source: str, layout: str, matrices: Sequence[PackedMatrix]) -> PackedFile | None:
         """The copy of a model, mapped; None where there is none, or it is not to be trusted."""
         path = self.path_of(source, layout)
         try:
@@ -156,7 +150,9 @@ class PackedStore:
                 os.fsync(file.fileno())
                 file.seek(0)
                 if digest_of_stream(file, lambda _: pause()) != digest:
-                    raise IntegrityError(f"{name} is not as it was written", remedy="check the disk")
+                    raise IntegrityError(
+                        f"{name} is not as it was written", remedy="check the disk"
+                    )
                 written = os.fstat(file.fileno())
             os.replace(name, path)
             _sync_folder(self.folder)
@@ -230,9 +226,17 @@ class PackedStore:
             return []
 
     def _mark(self, path: Path) -> None:
-        """Notes that a copy was used: in a file beside it, since its own times say that it is right."""
+        """Notes that a copy was used: in a file beside it, whose own times mean something else."""
         with contextlib.suppress(OSError):
             path.with_name(path.name + _MARK).touch(mode=0o600)
+
+
+def _mark_of(path: Path) -> float:
+    """When a copy was opened last, as far as is known."""
+    try:
+        return path.with_name(path.name + _MARK).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _write(
@@ -253,7 +257,7 @@ def _write(
             done += file.write(buffer[done:filled])
 
     for part in parts:
-        left = memoryview(part)
+        left = memoryview(part.data if isinstance(part, np.ndarray) else part)
         while left:
             count = min(len(left), _CHUNK_BYTES - filled)
             buffer[filled : filled + count] = left[:count]

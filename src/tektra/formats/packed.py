@@ -131,9 +131,7 @@ class PackedFile:
             begin = end
 
     @classmethod
-    def open(
-        cls, path: Path, source: str, layout: str, matrices: Sequence[PackedMatrix]
-    ) -> Self:
+    def open(cls, path: Path, source: str, layout: str, matrices: Sequence[PackedMatrix]) -> Self:
         """Maps the packed copy at `path`, which must be that of this model in this layout.
 
         Raises:

@@ -1,7 +1,8 @@
 """Byte-level BPE tokenizers from GGUF metadata (`tokenizer.ggml.model` = "gpt2").
 
-Turns the file's tokens and merges into a vocabulary of the native core, or a model of the tokenizers
-library. It knows the metadata keys; how a family cuts text before merging is in `pretokenizers`.
+Turns the file's tokens and merges into a vocabulary of the native core, or a model of the
+tokenizers library. It knows the metadata keys; how a family cuts text before merging is in
+`pretokenizers`.
 """
 
 from __future__ import annotations
@@ -40,9 +41,7 @@ def load_gguf_bpe(metadata: Mapping[str, Any]) -> Tokenizer:
     return _load_native(metadata, pre, spec) or _load_by_library(metadata, pre, spec)
 
 
-def _load_native(
-    metadata: Mapping[str, Any], pre: str, spec: PreTokenizerSpec
-) -> Tokenizer | None:
+def _load_native(metadata: Mapping[str, Any], pre: str, spec: PreTokenizerSpec) -> Tokenizer | None:
     """The tokenizer by the native core, None where that does not take it on."""
     tokens, merges = metadata.get(_TOKENS), metadata.get(_MERGES)
     pairs = None

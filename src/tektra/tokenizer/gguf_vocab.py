@@ -95,20 +95,21 @@ class GGUFVocab:
         Raises:
             TokenizerError: a value is missing, of the wrong type or out of range.
         """
+        texts: Sequence[str]
         ids: dict[str, int] = {}
         if known is None:
             texts, ids = _texts_and_ids(metadata)
-            ends = {ids[text] for text in END_OF_GENERATION & ids.keys()}
+            listed = {ids[text] for text in END_OF_GENERATION & ids.keys()}
         else:
             texts, id_of = known
-            ends = {id_of(text) for text in END_OF_GENERATION} - {-1}
+            listed = {id_of(text) for text in END_OF_GENERATION} - {-1}
         by_type = _ids_by_type(metadata, len(texts))
         control = by_type.get(TokenType.CONTROL, set())
         user_defined = by_type.get(TokenType.USER_DEFINED, set())
         unknown = by_type.get(TokenType.UNKNOWN, set())
 
         # Older conversions marked the ends of turns as text; left so, a user could type them.
-        control |= ends & user_defined if by_type else ends
+        control |= listed & user_defined if by_type else listed
         user_defined -= control
 
         added = sum(len(texts[i]) for i in control | user_defined | unknown)

@@ -69,7 +69,7 @@ class NativeTexts(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: SupportsIndex | slice) -> str | list[str]:
-        places = range(len(self._pairs))[index]  # type: ignore[index]
+        places = range(len(self._pairs))[index]
         if isinstance(places, range):
             return [self._pairs.token(i) for i in places]
         return self._pairs.token(places)
