@@ -13,9 +13,7 @@ message. Bytecode is compiled in all of them, as it is from a program's second s
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,7 +23,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.peers.compare import commit, peer_python, processor
+from benchmarks.common import report, write_report
+from benchmarks.peers.environments import llama_cpp_python
 
 PROMPT = "Are dogs real? Answer in one sentence."
 # A child reports these moments, in seconds of the clock that its parent has too.
@@ -136,7 +135,7 @@ def main() -> None:
             "unpacked": (tektra, off),
         }
         if options.peer is not None:
-            python = str(peer_python()) if options.peer == "auto" else options.peer
+            python = str(llama_cpp_python("")) if options.peer == "auto" else options.peer
             path = str(file_of(options.model))
             peer = [python, "-c", PEER, path, str(options.threads), PROMPT]
             variants["llama.cpp"] = (peer, base)
@@ -151,28 +150,19 @@ def main() -> None:
             for name, (command, environment) in variants.items():
                 starts[name].append(start(command, environment))
             parts.append(parts_of(options.model, options.threads, warm))
-    report(options.model, starts, parts)
-    if options.json is not None:
-        options.json.write_text(
-            json.dumps(
-                {
-                    "model": options.model,
-                    "threads": options.threads,
-                    "rounds": options.rounds,
-                    "machine": {"processor": processor(), "system": platform.platform()},
-                    "commit": commit(),
-                    "starts": {
-                        name: [asdict(one) for one in all_] for name, all_ in starts.items()
-                    },
-                    "parts of the second start": parts,
-                },
-                indent=2,
-            )
-            + "\n"
-        )
+    show(options.model, starts, parts)
+    runs = {name: [asdict(one) for one in all_] for name, all_ in starts.items()}
+    contents = report(
+        "from the start of the process to the first piece of text",
+        options.threads,
+        {"starts": runs, "parts of the second start": parts},
+        model=options.model,
+        rounds=options.rounds,
+    )
+    write_report(options.json, contents)
 
 
-def report(model: str, starts: dict[str, list[Start]], parts: Sequence[dict[str, float]]) -> None:
+def show(model: str, starts: dict[str, list[Start]], parts: Sequence[dict[str, float]]) -> None:
     """Prints medians."""
     rounds = len(parts)
     print(f"{model}, median of {rounds}: from the start of the process to the first piece of text")
