@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.common import report, write_report
+from benchmarks.common import add_common_options, report, write_report
 from benchmarks.peers.environments import llama_cpp_python
 
 PROMPT = "Are dogs real? Answer in one sentence."
@@ -116,13 +116,14 @@ def parts_of(model: str, threads: int, environment: dict[str, str]) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", nargs="?", default="smollm2:135m")
-    parser.add_argument("--threads", type=int, default=2)
+    add_common_options(parser)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peer", help="Python with llama-cpp-python, or auto; default: none")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
     base = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    if options.isa:
+        base["TEKTRA_ISA"] = options.isa
     tektra = [
         *(sys.executable, "-c", "from tektra.cli.main import main; main()", "run"),
         *(options.model, PROMPT, "--threads", str(options.threads), "--max-tokens", "1"),
@@ -153,7 +154,7 @@ def main() -> None:
     show(options.model, starts, parts)
     runs = {name: [asdict(one) for one in all_] for name, all_ in starts.items()}
     contents = report(
-        "from the start of the process to the first piece of text",
+        "start",
         options.threads,
         {"starts": runs, "parts of the second start": parts},
         model=options.model,
