@@ -228,6 +228,7 @@ $(TEKTRA): $(RUNTIME) pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake) sr
 	@TEKTRA_NO_RETRY=1 $(PY) -m pip install -qq --disable-pip-version-check --no-input \
 	    --no-build-isolation --no-deps --editable . >&2
 	@rm -f $(VENV)/.tektra-*
+	@$(PY) -m compileall -q src/tektra
 	@if $(PY) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("tektra._native") is None)'; \
 	then touch $@; else \
 	    echo 'No C++ compiler was found: Tektra is installed without its native core and will run on' \

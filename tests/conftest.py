@@ -6,6 +6,7 @@ It knows nothing of any one module; fixtures of a module are in the conftest of 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import settings
 # How long an example takes says more of the machine than of the code; tests have a timeout.
 settings.register_profile("tektra", deadline=None)
 settings.load_profile("tektra")
+# Tests start from the model files and leave nothing behind, but where they say otherwise.
+os.environ["TEKTRA_PACKED_CACHE"] = "off"
 
 SLOW = Path(__file__).parent / "slow"
 

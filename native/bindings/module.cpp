@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "../core/attention_plan.h"
 #include "bindings.h"
@@ -26,6 +27,7 @@ using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = Vector<int32_t>;
 using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using released = nb::call_guard<nb::gil_scoped_release>;
+using Bytes = nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>;
 using Output = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
 
 // Runs the first `num_ops` ops and returns the output rows of `buffer`, which belong to the
@@ -96,10 +98,14 @@ NB_MODULE(_native, m) {
             if (type < 0 || type >= kMaxWeightType) return size_t{0};
             const LinearKernel& kernel = kernel_table(isa.c_str()).linear[type];
             if (kernel.lanes == 0 || width % kernel.block_width != 0) return size_t{0};
-            return (rows + kernel.lanes - 1) / kernel.lanes * kernel.group_bytes(width);
+            return kernel.matrix_bytes(rows, width);
         },
         "isa"_a, "type"_a, "rows"_a, "width"_a,
         "Bytes of a packed matrix of a GGUF type id; 0 where there is no kernel for it.");
+    m.def(
+        "packed_layout",
+        [](const std::string& isa) { return packed_layout(kernel_table(isa.c_str())); }, "isa"_a,
+        "Name of how an instruction set lays packed matrices out, with its version.");
     m.def(
         "reads_quantized",
         [](const std::string& isa, int32_t type) {
@@ -134,6 +140,8 @@ NB_MODULE(_native, m) {
                                    {num_threads, max_rows, max_outputs, num_kv_blocks});
             },
             "isa"_a, "num_threads"_a, "max_rows"_a, "max_outputs"_a, "num_kv_blocks"_a)
+        .def("reserve_matrices", &Program::reserve_matrices, "bytes"_a,
+             "Makes room for packed matrices side by side.")
         .def(
             "add_matrix",
             [](Program& p, int32_t type, size_t rows, size_t width) {
@@ -147,6 +155,33 @@ NB_MODULE(_native, m) {
                 p.pack_matrix(matrix, rows.data(), rows.size());
             },
             "matrix"_a, "rows"_a)
+        .def(
+            "adopt_matrix",
+            [](Program& p, int32_t type, size_t rows, size_t width, Vector<uint8_t> packed) {
+                return p.adopt_matrix(
+                    static_cast<WeightType>(type), rows, width,
+                    {packed.data(), packed.size(), std::make_shared<Vector<uint8_t>>(packed)});
+            },
+            "type"_a, "rows"_a, "width"_a, "packed"_a,
+            "Adds a matrix that is packed already; its bytes are used where they are.")
+        .def(
+            "copy_matrix",
+            [](Program& p, int32_t matrix, Vector<uint8_t> packed) {
+                nb::gil_scoped_release released;
+                p.copy_matrix(matrix, packed.data(), packed.size());
+            },
+            "matrix"_a, "packed"_a, "Fills a matrix with bytes that are packed already.")
+        .def(
+            "packed_matrix",
+            [](Program& p, int32_t matrix) {
+                const Memory& packed = p.packed_matrix(matrix);
+                using Owner = std::shared_ptr<const void>;
+                const nb::capsule owner(new Owner(packed.owner()), [](void* held) noexcept {
+                    delete static_cast<Owner*>(held);
+                });
+                return Bytes(packed.data(), {packed.size()}, owner);
+            },
+            "matrix"_a, "Packed bytes of a matrix, read-only. The array may outlive the program.")
         .def(
             "add_vector",
             [](Program& p, Vector<float> values) {
@@ -219,6 +254,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("num_threads", &MachinePeaks::num_threads);
 
     bind_sampler(m);
+    bind_tokenizer(m);
 }
 
 }  // namespace tektra

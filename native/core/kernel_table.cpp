@@ -1,6 +1,7 @@
 // Chooses the kernels for this machine: the best set that was compiled and that it can run.
 #include "tektra/kernel_table.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <mutex>
@@ -86,6 +87,25 @@ const KernelTable& kernel_table(const char* isa) {
         }
     });
     return tables[chosen];
+}
+
+std::string packed_layout(const KernelTable& table) {
+    // FNV-1a over what a reader of packed matrices depends on
+    uint64_t digest = 0xcbf29ce484222325u;
+    auto add = [&](uint64_t value) { digest = (digest ^ value) * 0x100000001b3u; };
+    size_t lanes = 0;
+    for (size_t type = 0; type < kMaxWeightType; ++type) {
+        const LinearKernel& kernel = table.linear[type];
+        if (kernel.lanes == 0) continue;
+        for (const size_t value : {type, kernel.lanes, kernel.block_width, kernel.block_bytes}) {
+            add(value);
+        }
+        lanes = std::max(lanes, kernel.lanes);
+    }
+    constexpr char kDigits[] = "0123456789abcdef";
+    std::string hex;
+    for (int shift = 60; shift >= 0; shift -= 4) hex += kDigits[digest >> shift & 15];
+    return "v" + std::to_string(kPackedVersion) + "-rows" + std::to_string(lanes) + "-" + hex;
 }
 
 }  // namespace tektra

@@ -9,6 +9,17 @@
 #endif
 
 namespace tektra {
+namespace {
+
+void give_back(uint8_t* data, [[maybe_unused]] size_t bytes) {
+#if defined(_WIN32)
+    VirtualFree(data, 0, MEM_RELEASE);
+#else
+    munmap(data, bytes);
+#endif
+}
+
+}  // namespace
 
 Memory::Memory(size_t bytes, [[maybe_unused]] bool streamed) : size_(bytes) {
     if (bytes == 0) return;
@@ -26,15 +37,8 @@ Memory::Memory(size_t bytes, [[maybe_unused]] bool streamed) : size_(bytes) {
     if (streamed && bytes >= kLargePage) madvise(mapped, bytes, MADV_HUGEPAGE);
 #endif
 #endif
-}
-
-Memory::~Memory() {
-    if (data_ == nullptr) return;
-#if defined(_WIN32)
-    VirtualFree(data_, 0, MEM_RELEASE);
-#else
-    munmap(data_, size_);
-#endif
+    // where there is no memory to note the owner, the pages are given back by the deleter
+    owner_ = std::shared_ptr<uint8_t>(data_, [bytes](uint8_t* data) { give_back(data, bytes); });
 }
 
 }  // namespace tektra

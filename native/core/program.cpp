@@ -18,10 +18,6 @@ namespace {
 // Shares of a linear op a thread: enough to even out a slow core, few enough to stream memory.
 constexpr size_t kChunksPerThread = 8;
 
-size_t round_up(size_t value, size_t multiple) {
-    return (value + multiple - 1) / multiple * multiple;
-}
-
 // What a quantized row has rounded away of x.
 void quantization_error(const float* x, size_t n, const uint8_t* row, float* out) {
     const auto* blocks = reinterpret_cast<const ActivationBlock*>(row);
@@ -64,9 +60,7 @@ Program::Program(const KernelTable& kernels, const Limits& limits)
     written_in_.resize(limits.num_kv_blocks);
 }
 
-int32_t Program::add_matrix(WeightType type, size_t rows, size_t width) {
-    const Exclusive exclusive(busy_);
-    check_building();
+const LinearKernel& Program::kernel_for(WeightType type, size_t rows, size_t width) const {
     const auto index = static_cast<size_t>(type);
     if (index >= kMaxWeightType || kernels_.linear[index].lanes == 0) {
         throw std::invalid_argument("no kernel for weight type " + std::to_string(index));
@@ -77,11 +71,72 @@ int32_t Program::add_matrix(WeightType type, size_t rows, size_t width) {
         throw std::invalid_argument("a matrix of " + std::to_string(rows) + " x " +
                                     std::to_string(width) + " does not fit its weight type");
     }
+    return kernel;
+}
+
+void Program::reserve_matrices(size_t bytes) {
+    const Exclusive exclusive(busy_);
+    check_building();
+    room_ = Memory(bytes, true);
+    room_taken_ = 0;
+}
+
+int32_t Program::add_matrix(WeightType type, size_t rows, size_t width) {
+    const Exclusive exclusive(busy_);
+    check_building();
+    const LinearKernel& kernel = kernel_for(type, rows, width);
     const size_t groups = (rows + kernel.lanes - 1) / kernel.lanes;
-    // kernels may look a little past the last block
-    Memory packed(round_up(groups * kernel.group_bytes(width), 64) + 64, true);
+    const size_t bytes = kernel.matrix_bytes(rows, width);
+    Memory packed;
+    if (bytes <= room_.size() - room_taken_) {
+        packed = room_.part(room_taken_, bytes);
+        room_taken_ += bytes;
+    } else {
+        packed = Memory(bytes, true);
+    }
     matrices_.push_back({type, rows, width, groups, std::move(packed)});
     return static_cast<int32_t>(matrices_.size() - 1);
+}
+
+int32_t Program::adopt_matrix(WeightType type, size_t rows, size_t width, Memory packed) {
+    const Exclusive exclusive(busy_);
+    check_building();
+    const LinearKernel& kernel = kernel_for(type, rows, width);
+    const size_t wanted = kernel.matrix_bytes(rows, width);
+    if (packed.size() != wanted || reinterpret_cast<uintptr_t>(packed.data()) % 64 != 0) {
+        throw std::invalid_argument("a packed matrix has " + std::to_string(wanted) +
+                                    " bytes at a multiple of 64, not " +
+                                    std::to_string(packed.size()));
+    }
+    const size_t groups = (rows + kernel.lanes - 1) / kernel.lanes;
+    matrices_.push_back({type, rows, width, groups, std::move(packed)});
+    return static_cast<int32_t>(matrices_.size() - 1);
+}
+
+void Program::copy_matrix(int32_t id, const uint8_t* packed, size_t num_bytes) {
+    const Exclusive exclusive(busy_);
+    check_building();
+    if (id < 0 || static_cast<size_t>(id) >= matrices_.size()) {
+        throw std::invalid_argument("no such matrix");
+    }
+    const Memory& to = matrices_[id].packed;
+    if (to.foreign() || to.size() != num_bytes) {
+        throw std::invalid_argument("the matrix cannot be filled with " +
+                                    std::to_string(num_bytes) + " packed bytes");
+    }
+    constexpr size_t kShare = 256 * 1024;
+    pool_.run((num_bytes + kShare - 1) / kShare, [&](size_t task, size_t) {
+        const size_t begin = task * kShare;
+        std::memcpy(to.data() + begin, packed + begin, std::min(kShare, num_bytes - begin));
+    });
+}
+
+const Memory& Program::packed_matrix(int32_t id) {
+    const Exclusive exclusive(busy_);
+    if (id < 0 || static_cast<size_t>(id) >= matrices_.size()) {
+        throw std::invalid_argument("no such matrix");
+    }
+    return matrices_[id].packed;
 }
 
 void Program::pack_matrix(int32_t id, const uint8_t* rows, size_t num_bytes) {
@@ -92,6 +147,7 @@ void Program::pack_matrix(int32_t id, const uint8_t* rows, size_t num_bytes) {
         throw std::invalid_argument("no such matrix");
     }
     const Matrix& matrix = matrices_[id];
+    if (matrix.packed.foreign()) throw std::invalid_argument("the matrix is packed already");
     const LinearKernel& kernel = kernel_of(matrix);
     const size_t row_bytes = matrix.width / kernel.block_width * kernel.source_bytes;
     if (num_bytes != matrix.rows * row_bytes) {
@@ -216,6 +272,7 @@ void Program::release() {
     ops_.clear();
     chunks_.clear();
     matrices_.clear();
+    room_ = Memory();
     vectors_.clear();
     caches_.clear();
     // moving memory swaps it, so that the old one is freed with the temporary

@@ -19,6 +19,7 @@ from typing import Any
 from tektra.errors import InvalidParameterError
 
 __all__ = [
+    "DEFAULT_PACKED_CACHE",
     "DEVICES",
     "MAX_CONTEXT",
     "MAX_THREADS",
@@ -33,6 +34,7 @@ __all__ = [
 DEVICES = ("auto", "cpu", "reference", "cuda", "metal")
 MAX_THREADS = 1024
 MAX_CONTEXT = 2**27
+DEFAULT_PACKED_CACHE = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,18 @@ def _isa(text: str) -> str:
     return text.lower()
 
 
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _size(text: str) -> int:
+    if text.lower() == "off":
+        return 0
+    match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)(?:I?B)?", text.upper())
+    if not match:
+        raise ValueError("off, or a size such as 500M or 8G")
+    return int(match[1]) * _UNITS[match[2]]
+
+
 def _directory(text: str) -> Path:
     path = Path(text)
     if text.startswith("~"):
@@ -98,6 +112,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TEKTRA_THREADS", "threads", "threads that compute", _whole_number(MAX_THREADS)),
     Variable("TEKTRA_CONTEXT", "context", "tokens of context", _whole_number(MAX_CONTEXT)),
     Variable("TEKTRA_ISA", "isa", "instruction set of the native core, for tests", _isa),
+    Variable(
+        "TEKTRA_PACKED_CACHE",
+        "packed_cache",
+        "most bytes of packed copies of models, such as 8G; off for none",
+        _size,
+    ),
     Variable("TEKTRA_CACHE_DIR", "cache_dir", "directory for what can be made again", _directory),
     Variable("TEKTRA_STATE_DIR", "state_dir", "directory for the history of chats", _directory),
     Variable("NO_COLOR", "no_color", "set to anything: output without colour", _always),
@@ -113,6 +133,7 @@ class Settings:
         threads: threads that compute; None: one for each physical core of this process.
         context: tokens that a sequence can hold; None: chosen from the model and the memory.
         isa: instruction set that the native core must use; None: the best there is.
+        packed_cache: most bytes of all packed copies of models together; 0: none are kept.
         cache_dir: directory for what can be made again; it need not exist yet.
         state_dir: directory for what a person would miss, such as the history of chats.
         no_color: whether output must be without colour (no-color.org).
@@ -122,6 +143,7 @@ class Settings:
     threads: int | None = None
     context: int | None = None
     isa: str | None = None
+    packed_cache: int = DEFAULT_PACKED_CACHE
     cache_dir: Path
     state_dir: Path
     no_color: bool = False

@@ -43,8 +43,9 @@ class LLM(LocalModel):
         max_rows: most tokens of prompts in one step. More is faster, and takes memory.
         max_waiting: most requests that may wait; None for no bound.
         prefix_cache: reuse what was computed for an equal beginning of an earlier prompt.
+        packed_cache: use and leave packed copies of weights, for quick starts (docs/embedding.md).
         seed: where the seeds of requests that name none come from, in order of arrival.
-        progress: told how far loading is; called on the threads that load.
+        progress: told how far loading is, on the threads that load.
         cancel: ends loading when it is set.
         wait: return when the model is ready. If False it loads on a thread of its own: `status`
             is ``"loading"``, and calls made meanwhile wait for it.

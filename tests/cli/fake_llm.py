@@ -57,6 +57,9 @@ class FakeLLM:
     def stats(self) -> EngineStats:
         return EngineStats(requests_finished=len(self.requests), memory={"weights": 2048})
 
+    def wait_packed_copy(self, timeout: float) -> str:
+        return "none"
+
     def __enter__(self) -> Self:
         return self
 

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "tektra/packed_blocks.h"
 #include "tektra/sampling_kernels.h"
@@ -63,6 +64,10 @@ struct LinearKernel {
     void (*run)(const LinearTask& task);
 
     size_t group_bytes(size_t width) const { return width / block_width * block_bytes; }
+    // Of a whole packed matrix. Kernels may look up to 64 bytes past its last block.
+    size_t matrix_bytes(size_t rows, size_t width) const {
+        return ((rows + lanes - 1) / lanes * group_bytes(width) + 63) / 64 * 64 + 64;
+    }
 };
 
 // Row kernels: `n` elements of one row. Input and output may be the same row.
@@ -161,6 +166,11 @@ void fill(KernelTable& table);
 // The table for `isa` ("scalar", "avx2", ...), or the best this machine runs where it is empty.
 // Throws std::invalid_argument for a name that was not compiled or that the machine lacks.
 const KernelTable& kernel_table(const char* isa);
+
+// Names how a table's kernels lay weights out: tables of one name read each other's packed
+// matrices. It holds `kPackedVersion`, and changes with the rows of a group and the sizes of blocks
+// by itself.
+std::string packed_layout(const KernelTable& table);
 
 // Names that were compiled in, and those of them that this machine runs; best last.
 size_t compiled_isas(const char* const** names);

@@ -85,9 +85,20 @@ class Program {
 
     // Building, which ends with `finish`. Each returns the id that ops refer to. Throws
     // std::invalid_argument for what does not fit together, std::bad_alloc where memory ends.
+    // Room for so many bytes of packed matrices side by side, so that small ones too lie in large
+    // pages. What does not fit any more gets pages of its own.
+    void reserve_matrices(size_t bytes);
     int32_t add_matrix(WeightType type, size_t rows, size_t width);
     // Fills a matrix from the rows of the file, on all threads.
     void pack_matrix(int32_t matrix, const uint8_t* rows, size_t num_bytes);
+    // A matrix that is packed already, by kernels of the same `packed_layout`: as many bytes as
+    // `LinearKernel::matrix_bytes` says, at a multiple of 64.
+    int32_t adopt_matrix(WeightType type, size_t rows, size_t width, Memory packed);
+    // Fills a matrix with bytes as `adopt_matrix` takes them, on all threads.
+    void copy_matrix(int32_t matrix, const uint8_t* packed, size_t num_bytes);
+    // The packed bytes of a matrix. They stay as they are; whoever reads them longer than the
+    // program is there holds their owner.
+    const Memory& packed_matrix(int32_t matrix);
     int32_t add_vector(const float* values, size_t n);
     // Radians per position of each rotated pair, and the factor on cosine and sine.
     int32_t add_frequencies(const double* values, size_t n, double magnitude);
@@ -178,6 +189,8 @@ class Program {
         return buffers_[buffer].rows == Rows::kTokens ? step.num_rows : step.num_outputs;
     }
 
+    // std::invalid_argument where there is none, or the shape is not one of its type.
+    const LinearKernel& kernel_for(WeightType type, size_t rows, size_t width) const;
     void check_building() const;
     void check_op(const Op& op) const;
     void check_step(const StepView& step);
@@ -199,6 +212,8 @@ class Program {
     const KernelTable& kernels_;
     const Limits limits_;
     ThreadPool pool_;
+    Memory room_;  // for matrices; its first bytes are taken
+    size_t room_taken_ = 0;
     std::vector<Matrix> matrices_;
     std::vector<std::vector<float>> vectors_;
     std::vector<Frequencies> frequencies_;

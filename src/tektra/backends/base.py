@@ -7,13 +7,14 @@ steps; it knows neither how weights are laid out nor where the cache lies.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tektra.formats.packed import PackedMatrix
 from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, OutputName
 from tektra.graph.ops import Attention
@@ -26,6 +27,8 @@ __all__ = [
     "Executable",
     "KvGeometry",
     "MemoryUse",
+    "PackedCopies",
+    "PackedWeights",
     "Step",
     "WeightSource",
     "kv_geometry",
@@ -46,6 +49,38 @@ class WeightSource(Protocol):
 
     def tensor_bytes(self, name: str, /) -> NDArray[np.uint8]:
         """The stored bytes of a tensor, 1-D, read-only, without a copy where possible."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeights:
+    """Packed matrices of an earlier load.
+
+    Attributes:
+        matrices: packed bytes by name, read-only. They stay as they are for as long as somebody
+            holds the arrays.
+        large_pages: whether reading them again and again where they are is as fast as it gets.
+    """
+
+    matrices: Mapping[str, NDArray[np.uint8]]
+    large_pages: bool
+
+
+class PackedCopies(Protocol):
+    """Where a backend finds packed matrices from an earlier load, and leaves them for the next."""
+
+    def find(self, layout: str, matrices: Sequence[PackedMatrix], /) -> PackedWeights | None:
+        """The copy of just these matrices; None where there is none."""
+        ...
+
+    def offer(
+        self,
+        layout: str,
+        matrices: Sequence[PackedMatrix],
+        packed: Mapping[str, NDArray[np.uint8]],
+        /,
+    ) -> None:
+        """Hands over matrices that were packed just now. Returns at once."""
         ...
 
 
@@ -173,9 +208,11 @@ class Backend(ABC):
         *,
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
+        packed: PackedCopies | None = None,
     ) -> Executable:
         """Packs the weights that the graph reads and makes it ready to run.
 
+        A backend whose packed weights can be kept in a file asks ``packed`` for them first.
         Reports the stage ``"pack"`` in bytes of the model file. Raises `UnsupportedModelError`
         for a quantization type that the backend has no kernel for, `MemoryLimitError` when
         memory runs out, `CancelledError` when ``cancel`` was set.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +20,7 @@ from tektra.backends.base import (
     CompileOptions,
     Executable,
     MemoryUse,
+    PackedCopies,
     Step,
     WeightSource,
     kv_geometry,
@@ -33,6 +34,7 @@ from tektra.errors import (
     MemoryLimitError,
     UnsupportedModelError,
 )
+from tektra.formats.packed import PackedMatrix
 from tektra.formats.quants import dequantize
 from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, OutputName, RopeSpec
@@ -72,6 +74,7 @@ class CpuBackend(Backend):
                 "or use device='reference'",
             )
         self._core: Any = core
+        self._last: tuple[Graph, Any, Lowered] | None = None
         try:
             self.isa: str = core.isa(isa or os.environ.get("TEKTRA_ISA", ""))
         except ValueError as error:
@@ -85,10 +88,7 @@ class CpuBackend(Backend):
         lowered = self._lower(graph, tensors, options)
         weights = 0
         for name in lowered.matrices:
-            info = tensors[name]
-            rows, width = info.shape
-            packed = self._core.packed_bytes(self.isa, int(info.type), rows, width)
-            weights += -(-packed // 64) * 64 + 64
+            weights += self._packed_bytes(tensors[name])
         for name in lowered.vectors:
             weights += 4 * tensors[name].shape[0]
         cached = sum(g.num_kv_heads * (g.head_dim + g.value_dim) for g in kv_geometry(graph))
@@ -116,11 +116,15 @@ class CpuBackend(Backend):
         *,
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
+        packed: PackedCopies | None = None,
     ) -> CpuExecutable:
         lowered = self._lower(graph, weights.tensors, options)
         try:
             program = self._new_program(options)
-            ids = _load_weights(program, lowered, weights, progress, cancel)
+            layout = self._core.packed_layout(self.isa)
+            ids = _load_weights(
+                program, lowered, weights, progress, cancel, layout, packed, self._packed_bytes
+            )
             for layer in kv_geometry(graph):
                 program.add_cache(layer.num_kv_heads, layer.head_dim, layer.value_dim)
             for buffer in lowered.buffers:
@@ -145,6 +149,10 @@ class CpuBackend(Backend):
         )
         return CpuExecutable(program, lowered.outputs, options, costs)
 
+    def _packed_bytes(self, info: TensorInfo) -> int:
+        num_bytes: int = self._core.packed_bytes(self.isa, int(info.type), *info.shape)
+        return num_bytes
+
     def _new_program(self, options: CompileOptions) -> Any:
         try:
             return self._core.Program(
@@ -163,20 +171,28 @@ class CpuBackend(Backend):
     def _lower(
         self, graph: Graph, tensors: Mapping[str, TensorInfo], options: CompileOptions
     ) -> Lowered:
+        types = {name: tensors[name].type for name in graph.weight_names}
+        shapes = [tensors[name].shape for name in types]
+        key = (types, shapes, options.max_rows, options.max_outputs)
+        # A load asks for plans with several sizes of cache, which do not matter here.
+        last = self._last
+        if last is not None and last[0] is graph and last[1] == key:
+            return last[2]
         lowered = lower(
             graph,
-            {name: tensors[name].type for name in graph.weight_names},
+            types,
             options,
             lambda type_: bool(self._core.reads_quantized(self.isa, int(type_))),
         )
         for name in lowered.matrices:
             info = tensors[name]
-            if not self._core.packed_bytes(self.isa, int(info.type), *info.shape):
+            if not self._packed_bytes(info):
                 raise UnsupportedModelError(
                     f"tensor {name!r} of {info.type.name} with shape {info.shape} has no kernel "
                     "on the CPU",
                     remedy="use a file of another quantization",
                 )
+        self._last = graph, key, lowered
         return lowered
 
 
@@ -186,11 +202,27 @@ def _load_weights(
     weights: WeightSource,
     progress: ProgressCallback,
     cancel: CancelToken | None,
+    layout: str,
+    copies: PackedCopies | None,
+    packed_bytes: Callable[[TensorInfo], int],
 ) -> dict[str | RopeSpec, int]:
-    """Packs every tensor; returns the program's number of each name and of each rope spec."""
+    """Packs every tensor, or takes it as it was packed before.
+
+    Returns the program's number of each name and of each rope spec.
+    """
+    infos = [weights.tensors[name] for name in lowered.matrices]
+    matrices = {
+        info.name: PackedMatrix(
+            info.name, info.type.name, info.shape[0], info.shape[1], packed_bytes(info)
+        )
+        for info in infos
+    }
+    found = None if copies is None else copies.find(layout, list(matrices.values()))
+    adopted = found is not None and found.large_pages
+    if not adopted:
+        program.reserve_matrices(sum(matrix.num_bytes for matrix in matrices.values()))
     names = [*lowered.matrices, *lowered.vectors]
     total = sum(weights.tensors[name].nbytes for name in names)
-    matrices = set(lowered.matrices)
     ids: dict[str | RopeSpec, int] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     done = 0
@@ -198,15 +230,24 @@ def _load_weights(
         if cancel is not None:
             cancel.check()
         info = weights.tensors[name]
-        data = weights.tensor_bytes(name)
-        if name in matrices:
+        if name in matrices and found is not None and adopted:
+            ids[name] = program.adopt_matrix(int(info.type), *info.shape, found.matrices[name])
+        elif name in matrices:
             ids[name] = program.add_matrix(int(info.type), *info.shape)
-            program.pack_matrix(ids[name], data)
+            if found is None:
+                program.pack_matrix(ids[name], weights.tensor_bytes(name))
+            else:
+                program.copy_matrix(ids[name], found.matrices[name])
         else:
+            data = weights.tensor_bytes(name)
             vectors[name] = np.ascontiguousarray(dequantize(data, info.type, info.shape))
             ids[name] = program.add_vector(vectors[name])
         done += info.nbytes
-        progress(ProgressEvent("pack", name, done, total, "bytes"))
+        if found is None or done == total:  # hundreds of events would take longer than the work
+            progress(ProgressEvent("pack", name, done, total, "bytes"))
+    if copies is not None and found is None:
+        packed = {name: program.packed_matrix(ids[name]) for name in matrices}
+        copies.offer(layout, list(matrices.values()), packed)
     for op in lowered.instructions:
         for weight in op.weights:
             if isinstance(weight, RopeSpec):

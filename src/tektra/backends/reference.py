@@ -21,6 +21,7 @@ from tektra.backends.base import (
     Executable,
     KvGeometry,
     MemoryUse,
+    PackedCopies,
     Step,
     WeightSource,
     kv_geometry,
@@ -73,6 +74,7 @@ class ReferenceBackend(Backend):
         *,
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
+        packed: PackedCopies | None = None,  # weights are decoded: there is nothing to keep
     ) -> ReferenceExecutable:
         memory = self.plan(graph, weights.tensors, options)
         try:

@@ -181,6 +181,7 @@ def _loaded(
         context=max(test.context for test in tests),
         max_batch=1,
         max_rows=chunk,
+        packed_cache=settings.packed_cache,  # one that is there is used; none is written
     )
     with progress_bar() as progress:
         model = load(reference, options, progress=progress, cancel=CancelToken())

@@ -55,6 +55,7 @@ def doctor(json: JsonOption = False) -> None:
 def _report() -> dict[str, Any]:
     from tektra.cli.machine import describe_machine
     from tektra.config import Settings
+    from tektra.engine.packed_copy import default_store
     from tektra.errors import TektraError
     from tektra.hub import load_catalog
 
@@ -79,8 +80,15 @@ def _report() -> dict[str, Any]:
             name: str(value) if value is not None else None
             for name, value in _fields(Settings.from_environment())
         }
+        store = default_store(0)
+        copies = store.copies()
+        packed = {
+            "folder": str(store.folder),
+            "copies": len(copies),
+            "bytes": sum(copy.num_bytes for copy in copies),
+        }
     except TektraError as error:
-        settings = {}
+        settings, packed = {}, None
         missing.append({"what": error.message, "remedy": error.remedy or ""})
     models = []
     for entry in load_catalog().entries:
@@ -105,6 +113,7 @@ def _report() -> dict[str, Any]:
         "devices": _devices(native),
         "libraries": libraries,
         "settings": settings,
+        "packed": packed,
         "models": models,
         "missing": missing,
     }
@@ -201,6 +210,9 @@ def _print_report(report: dict[str, Any]) -> None:
     _section("Settings")
     for name, value in report["settings"].items():
         _row(name, value if value is not None else "(chosen at load)")
+    if packed := report["packed"]:
+        size = human_bytes(packed["bytes"])
+        _row("packed", f"{packed['copies']} copies, {size} in {packed['folder']}")
     _section("Models of the catalog")
     for model in report["models"]:
         _row(model["alias"], model["path"] or f"not installed: {model['install']}")

@@ -12,11 +12,12 @@ import warnings
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from tektra._version import __version__
 from tektra.cli.bench import bench
 from tektra.cli.doctor import doctor
+from tektra.cli.light_options import lightened
 from tektra.cli.perplexity import perplexity
 from tektra.cli.render import abandon_output, prepare_streams, print_error, safe_text
 from tektra.cli.run import run
@@ -26,8 +27,16 @@ from tektra.errors import CancelledError, TektraError
 __all__ = ["app", "main"]
 
 
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> Any:
+        return lightened(super().get_params(ctx))
+
+
 class _Commands(TyperGroup):
     """Ends every command's errors in a message and an exit code."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return lightened(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -88,7 +97,7 @@ def _tektra(
 
 
 for _command in (run, show, bench, perplexity, doctor):
-    app.command()(_command)
+    app.command(cls=_Command)(_command)
 
 
 def main() -> None:

@@ -67,6 +67,7 @@ def summarize(
             "templates": _templates(file.metadata),
             "sampling": sampling,
             "memory": memory,
+            "packed_copies": _packed_copies(file, resolved),
             "metadata": {key: _plain(value) for key, value in file.metadata.items()},
         }
         if with_tensors:
@@ -143,6 +144,21 @@ def _memory(file: GGUFFile, device: str, context: int | None) -> tuple[str | Non
     memory["parts"] = dict(use.parts)
     memory["total"] = use.total
     return None, memory
+
+
+def _packed_copies(file: GGUFFile, resolved: ResolvedModel) -> list[dict[str, Any]]:
+    """The copies of its weights from which the model starts faster, one for each layout."""
+    from tektra.config import cache_dir
+    from tektra.engine.packed_copy import PackedCopy, default_store
+    from tektra.engine.verify import VerifiedFiles
+
+    known = VerifiedFiles(cache_dir() / "verified.json")
+    source = PackedCopy(file, resolved.sha256, None, known).source()
+    return [
+        {"path": str(copy.path), "layout": copy.layout, "bytes": copy.num_bytes}
+        for copy in default_store(0).copies()
+        if copy.source == source
+    ]
 
 
 def _sampling(

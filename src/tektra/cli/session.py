@@ -19,15 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["open_model", "settings_from"]
 
 
+# Of writing a packed copy, which has begun by the time that the command is done.
+_MAX_WAIT = 5.0
+
+
 def settings_from(
-    device: str | None = None, threads: int | None = None, context: int | None = None
+    device: str | None = None,
+    threads: int | None = None,
+    context: int | None = None,
+    packed_cache: int | None = None,
 ) -> Settings:
     """The environment's settings, with those replaced that an option gives.
 
     Raises:
         InvalidParameterError: an environment variable has a value that is not allowed.
     """
-    given = {"device": device, "threads": threads, "context": context}
+    given = {
+        "device": device,
+        "threads": threads,
+        "context": context,
+        "packed_cache": packed_cache,
+    }
     chosen = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(Settings.from_environment(), **chosen)  # type: ignore[arg-type]
 
@@ -50,7 +62,10 @@ def open_model(reference: str, settings: Settings) -> Iterator[LLM]:
             threads=settings.threads,
             context=settings.context,
             max_batch=1,  # one person asks, one question at a time
+            packed_cache=settings.packed_cache > 0,
             progress=progress,
         )
     with llm:
         yield llm
+        # The answer is out: a moment more now, so that the next start has it.
+        llm.wait_packed_copy(_MAX_WAIT)

@@ -78,6 +78,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     rows.append(("sampling", f"recommended: {shown}" if shown else "nothing is recommended"))
     for key, reason in summary["sampling"]["not_followed"].items():
         rows.append(("not followed", f"{key}: {reason}"))
+    for copy in summary["packed_copies"]:
+        rows.append(("packed copy", f"{human_bytes(copy['bytes'])}, {copy['path']}"))
     _print_rows(rows)
     print("\nPrecision mix")
     _print_table(

@@ -18,7 +18,8 @@ import numpy as np
 from tektra.backends.base import Backend, CompileOptions, Executable, Step
 from tektra.backends.cpu import native_core
 from tektra.backends.select import select_backend
-from tektra.config import cache_dir
+from tektra.config import DEFAULT_PACKED_CACHE, cache_dir
+from tektra.engine.packed_copy import PackedCopy, default_store
 from tektra.engine.recommended_sampling import recommended_sampling
 from tektra.engine.resources import usable_cores
 from tektra.engine.sampling_params import SamplingParams
@@ -52,6 +53,7 @@ class LoadOptions:
         context: most tokens of one sequence; None to choose.
         max_batch: sequences that run at once.
         max_rows: token rows in one step.
+        packed_cache: most bytes of all packed copies of models; 0 to use and write none.
     """
 
     device: str | Backend = "auto"
@@ -59,6 +61,7 @@ class LoadOptions:
     context: int | None = None
     max_batch: int = 8
     max_rows: int = 512
+    packed_cache: int = DEFAULT_PACKED_CACHE
 
     def __post_init__(self) -> None:
         _check_int("threads", self.threads, _MAX_THREADS, optional=True)
@@ -82,6 +85,7 @@ class LoadedModel:
         chat_templates: sources of its chat templates by name.
         sampling: what it recommends, with the defaults for the rest.
         executable: compiled and warm; whoever gets this closes it.
+        packed: its packed copy, which whoever gets this starts to write, and closes.
         backend: name of what runs it.
         context: most tokens of one sequence.
         model_context: most tokens that the model was made for.
@@ -96,6 +100,7 @@ class LoadedModel:
     chat_templates: Mapping[str, str]
     sampling: SamplingParams
     executable: Executable
+    packed: PackedCopy
     backend: str
     context: int
     model_context: int
@@ -159,9 +164,17 @@ def _load(
             max_batch=options.max_batch,
             options=CompileOptions(num_threads=threads, max_rows=options.max_rows),
         )
-        with _Verification(resolved, report, cancel) as verification:
+        known = VerifiedFiles(cache_dir() / "verified.json")
+        store = default_store(options.packed_cache) if options.packed_cache else None
+        packed = PackedCopy(file, resolved.sha256, store, known)
+        with _Verification(resolved, known, report, cancel) as verification:
             executable = backend.compile(
-                drawn.graph, file, sizes.options, progress=report, cancel=verification.cancel
+                drawn.graph,
+                file,
+                sizes.options,
+                progress=report,
+                cancel=verification.cancel,
+                packed=packed,
             )
         try:
             verification.check()
@@ -178,6 +191,7 @@ def _load(
             chat_templates=templates,
             sampling=sampling,
             executable=executable,
+            packed=packed,
             backend=backend.name,
             context=sizes.context,
             model_context=context_limit(drawn),
@@ -224,7 +238,11 @@ class _Verification:
     """
 
     def __init__(
-        self, resolved: ResolvedModel, progress: ProgressCallback, cancel: CancelToken
+        self,
+        resolved: ResolvedModel,
+        known: VerifiedFiles,
+        progress: ProgressCallback,
+        cancel: CancelToken,
     ) -> None:
         self.cancel = EitherCancelled(cancel)
         self._error: BaseException | None = None
@@ -232,7 +250,7 @@ class _Verification:
         if resolved.sha256 is not None:
             self._thread = threading.Thread(
                 target=self._run,
-                args=(resolved.path, resolved.sha256, progress),
+                args=(resolved.path, resolved.sha256, known, progress),
                 name="tektra-verify",
                 daemon=True,
             )
@@ -257,9 +275,10 @@ class _Verification:
         if self._error is not None:
             raise self._error
 
-    def _run(self, path: Path, sha256: str, progress: ProgressCallback) -> None:
+    def _run(
+        self, path: Path, sha256: str, known: VerifiedFiles, progress: ProgressCallback
+    ) -> None:
         try:
-            known = VerifiedFiles(cache_dir() / "verified.json")
             verify_file(path, sha256, known=known, progress=progress, cancel=self.cancel)
         except BaseException as error:  # handed to the thread that waits
             self._error = error

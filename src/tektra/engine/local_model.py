@@ -20,6 +20,7 @@ from tektra.config import Settings
 from tektra.engine.capabilities import Capabilities, capabilities_of
 from tektra.engine.delivery import compute_rows
 from tektra.engine.loader import LoadOptions
+from tektra.engine.packed_copy import PackedStatus
 from tektra.engine.prompts import (
     Message,
     Prompt,
@@ -51,6 +52,7 @@ class LLMOptions(TypedDict, total=False):
     max_waiting: int | None
     prefix_cache: bool
     seed: int | None
+    packed_cache: bool
     progress: ProgressCallback
     cancel: CancelToken | None
 
@@ -70,6 +72,7 @@ class LocalModel:
         max_waiting: int | None = None,
         prefix_cache: bool = True,
         seed: int | None = None,
+        packed_cache: bool = True,
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
         wait: bool = True,
@@ -81,6 +84,7 @@ class LocalModel:
             context=settings.context if context is None else context,
             max_batch=max_batch,
             max_rows=max_rows,
+            packed_cache=settings.packed_cache if packed_cache else 0,
         )
         # Checks the range; the engine draws from it.
         SamplingParams(seed=seed)
@@ -186,6 +190,21 @@ class LocalModel:
         nothing, the defaults of `SamplingParams`. Waits until the model is loaded.
         """
         return self._runtime.ready().model.sampling
+
+    @property
+    def packed_copy(self) -> PackedStatus:
+        """What became of the packed copy of the model, with which it starts faster.
+
+        Waits until the model is loaded; see `PackedStatus` for the words.
+        """
+        return self._runtime.ready().model.packed.status
+
+    def wait_packed_copy(self, timeout: float | None = None) -> PackedStatus:
+        """Waits until the packed copy is written, or was given up; returns what became of it.
+
+        A program that loads a model and ends at once would never leave one otherwise.
+        """
+        return self._runtime.ready().model.packed.wait(timeout)
 
     def stats(self) -> EngineStats:
         """Counts, latencies, rates and memory since the start; a snapshot."""

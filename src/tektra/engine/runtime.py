@@ -81,9 +81,12 @@ class Runtime:
         with self._lock:
             if self._closed:
                 model.executable.close()
+                model.packed.close()
                 raise CancelledError("the model was closed while it was loading")
             self._ready = Ready(model, self._new_engine(model))
         self._loaded.set()
+        engine = self._ready.engine
+        model.packed.start(lambda: engine.busy)
 
     def load_in_background(self) -> None:
         """Loads on a new thread; `ready` waits for it."""
@@ -140,6 +143,7 @@ class Runtime:
         self._closed = True
         self._cancel.cancel()
         if self._ready is not None:
+            self._ready.model.packed.cancel()
             self._ready.engine.stop()
         if self._thread is not None and not self._thread.is_alive():
             atexit.unregister(self.close)
@@ -151,11 +155,13 @@ class Runtime:
             ready = self._ready
         if ready is not None:
             ready.engine.close()
+            ready.model.packed.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
             # It may have become ready between the two.
             if self._ready is not None:
                 self._ready.engine.close()
+                self._ready.model.packed.close()
         atexit.unregister(self.close)
 
     def _load_quietly(self) -> None:

@@ -7,21 +7,24 @@ nothing of what is in the files.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+import re
 import tempfile
+from collections.abc import Callable
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 from tektra.errors import FormatError, IntegrityError
 from tektra.progress import CancelToken, ProgressCallback, ProgressEvent
 
-__all__ = ["VerifiedFiles", "verify_file"]
+__all__ = ["VerifiedFiles", "digest_of_stream", "fingerprint", "verify_file"]
 
 _CHUNK_BYTES = 1 << 22
 _MAX_ENTRIES = 1024
 _MAX_CACHE_BYTES = 1 << 22
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class VerifiedFiles:
@@ -39,7 +42,20 @@ class VerifiedFiles:
 
     def knows(self, path: Path, sha256: str) -> bool:
         """Whether the file had this digest and has not changed since."""
-        return self._entries().get(str(path)) == {"sha256": sha256, **_fingerprint(path)}
+        return self.digest_of(path, path.stat()) == sha256
+
+    def digest_of(self, path: Path, status: os.stat_result) -> str | None:
+        """The digest that the file had when it was read, None where it may have changed since.
+
+        Args:
+            path: of the file.
+            status: of what is there now, or of what was opened under that path.
+        """
+        entry = self._entries().get(str(path))
+        digest = entry.get("sha256") if isinstance(entry, dict) else None
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            return None
+        return digest if entry == {"sha256": digest, **fingerprint(status)} else None
 
     def remember(self, path: Path, sha256: str, fingerprint: dict[str, int]) -> None:
         """Notes that the file had this digest when its fingerprint was this one."""
@@ -97,32 +113,48 @@ def verify_file(
     sha256 = sha256.lower()
     try:
         # Taken before reading: a change in between then makes the next load read it again.
-        fingerprint = _fingerprint(path)
-        total = fingerprint["size"]
+        status = path.stat()
+        total = status.st_size
         if known.knows(path, sha256):
             progress(ProgressEvent("verify", path.name, total, total, "bytes"))
             return
-        digest, done = hashlib.sha256(), 0
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
+
+        def report(done: int) -> None:
+            cancel.check()
+            progress(ProgressEvent("verify", path.name, done, total, "bytes"))
+
         with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                cancel.check()
-                digest.update(buffer[:count])
-                done += count
-                progress(ProgressEvent("verify", path.name, done, total, "bytes"))
+            found = digest_of_stream(file, report)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror or error}") from error
-    if digest.hexdigest() != sha256:
+    if found != sha256:
         raise IntegrityError(
-            f"{path} has the SHA-256 digest {digest.hexdigest()}, but {sha256} was promised",
+            f"{path} has the SHA-256 digest {found}, but {sha256} was promised",
             remedy="the file is damaged or not the one it claims to be: install it again",
         )
-    known.remember(path, sha256, fingerprint)
+    known.remember(path, sha256, fingerprint(status))
 
 
-def _fingerprint(path: Path) -> dict[str, int]:
+def digest_of_stream(file: RawIOBase, report: Callable[[int], None]) -> str:
+    """SHA-256 of what is left of a file, 64 hexadecimal digits.
+
+    Args:
+        file: open for reading, without a buffer.
+        report: called with the bytes read so far, after each few MiB; what it raises ends this.
+    """
+    import hashlib  # here, because most loads find that the file is known
+
+    digest, done = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
+        done += count
+        report(done)
+    return digest.hexdigest()
+
+
+def fingerprint(status: os.stat_result) -> dict[str, int]:
     """What changes when somebody writes to a file or puts another in its place."""
-    status = path.stat()
     return {
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,

@@ -58,6 +58,7 @@ class GGUFFile:
         """Use `GGUFFile.open`. Takes the splits in order: paths, mapped files, parsed headers."""
         self._paths = tuple(paths)
         self._files = tuple(files)
+        self._statuses = tuple(file.status for file in files)
         self._header = headers[0]
         self._file_bytes = sum(file.raw.size for file in files)
         tensors: dict[str, TensorInfo] = {}
@@ -104,6 +105,11 @@ class GGUFFile:
     def paths(self) -> tuple[Path, ...]:
         """All files of the model, in the order of the splits."""
         return self._paths
+
+    @property
+    def statuses(self) -> tuple[os.stat_result, ...]:
+        """What the system said of each of `paths` when it was opened."""
+        return self._statuses
 
     @property
     def version(self) -> int:

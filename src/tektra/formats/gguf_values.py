@@ -133,6 +133,17 @@ class GGUFArray(Sequence[Any]):
         ends = np.append(starts, end)[1:] - self._offset
         return [data[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
 
+    def raw_strings(self) -> NDArray[np.uint8]:
+        """The file from the first string of an array of strings on: a chain of a 64-bit length and
+        so many bytes, as often as there are items. Read-only; what comes behind them is not theirs.
+
+        Raises:
+            TypeError: the items are not strings.
+        """
+        if self.element_type is not ValueType.STRING:
+            raise TypeError(f"an array of {self.element_type.name} holds no strings")
+        return self._raw[self._offset :]
+
     def __len__(self) -> int:
         return self._count
 

@@ -5,10 +5,13 @@ It does not know what is in the file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
+import re
 import stat
+import sys
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +23,10 @@ from tektra.errors import FormatError, MemoryLimitError, ModelNotFoundError
 __all__ = ["MappedFile"]
 
 _REMEDY = "load it again, and let nothing write to it meanwhile"
+# Linux; Python knows the first by its name only from 3.12 on, and not the last.
+_READ_AHEAD = (14, 3, 22) if sys.platform == "linux" else ()  # huge pages, will need, populate
+_LARGE_PAGE = 2 << 20
+_LARGE_SHARE = 0.97
 # Opening a pipe would wait for somebody to write into it.
 _FLAGS = getattr(os, "O_NONBLOCK", 0)
 
@@ -29,17 +36,18 @@ class MappedFile:
 
     Attributes:
         path: as it was given.
+        status: of the file when it was opened.
         raw: uint8 [bytes], the whole file. The mapping lives as long as a view of it.
     """
 
-    __slots__ = ("_mapping", "_status", "path", "raw")
+    __slots__ = ("_mapping", "path", "raw", "status")
 
     def __init__(self, path: Path, mapping: mmap.mmap, status: os.stat_result) -> None:
         """Use `MappedFile.open`."""
         self.path = path
         self.raw: NDArray[np.uint8] = np.frombuffer(mapping, np.uint8)
         self._mapping = mapping
-        self._status = status
+        self.status = status
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -71,6 +79,26 @@ class MappedFile:
             raise FormatError(f"{str(path)!r} cannot be read: {reason}") from error
         return cls(path, mapping, status)
 
+    def read_ahead(self) -> bool:
+        """Brings all of the file into memory, in large pages where the system has it in those.
+
+        Returns:
+            Whether it is in large pages, or the system does not tell. Streaming through small ones
+            spends a good part of the time in page walks.
+        """
+        for advice in _READ_AHEAD:
+            with contextlib.suppress(OSError):  # file systems without large pages, old kernels
+                self._mapping.madvise(advice)
+        if self.raw.size < _LARGE_PAGE:
+            return True
+        try:
+            # Of the whole process, whose other files are small beside a model.
+            text = Path("/proc/self/smaps_rollup").read_bytes()
+        except OSError:
+            return True
+        mapped = re.search(rb"^FilePmdMapped:\s+([0-9]+) kB", text, re.MULTILINE)
+        return mapped is None or int(mapped[1]) * 1024 >= _LARGE_SHARE * self.raw.size
+
     def check_size(self) -> None:
         """Raises `FormatError` where the file was cut short: reading it would end the process."""
         if self._mapping.size() < self.raw.size:
@@ -90,7 +118,7 @@ class MappedFile:
             now = self.path.stat()
         except OSError:
             return
-        then = self._status
+        then = self.status
         same_file = (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino)
         if same_file and (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
             raise FormatError(

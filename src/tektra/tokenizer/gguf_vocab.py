@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tektra.errors import TokenizerError
 from tektra.tokenizer.base import SpecialTokens
 from tektra.tokenizer.eog import END_OF_GENERATION, end_of_generation_ids
@@ -31,6 +34,7 @@ _END_KEYS: Final = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _MAX_TOKEN_CHARS: Final = 1 << 14
 # Special tokens are looked for in every text, by an automaton that takes 1 us a character to build.
 _MAX_ADDED_CHARS: Final = 1 << 20
+_TOKEN_TYPES: Final = frozenset(range(7))
 _REMEDY: Final = "the file is damaged or was converted wrongly: get it again"
 
 
@@ -60,7 +64,7 @@ class GGUFVocab:
         has_types: whether the file says which tokens are special.
     """
 
-    texts: list[str]
+    texts: Sequence[str]
     ids: dict[str, int]
     special: SpecialTokens
     user_defined: dict[str, int] = field(default_factory=dict)
@@ -75,6 +79,7 @@ class GGUFVocab:
         *,
         default_ids: Mapping[str, int],
         default_add_bos: bool,
+        known: tuple[Sequence[str], Callable[[str], int]] | None = None,
     ) -> GGUFVocab:
         """Reads the vocabulary.
 
@@ -84,25 +89,26 @@ class GGUFVocab:
                 not in the vocabulary counts for nothing.
             default_add_bos: whether a text begins with a beginning of sequence where the file
                 is silent.
+            known: the texts of the tokens, where they were read already and found to be right, and
+                what gives the id of a text, -1 where there is none. `ids` is then empty.
 
         Raises:
             TokenizerError: a value is missing, of the wrong type or out of range.
         """
-        texts = optional_list(metadata, f"{_PREFIX}tokens", str, "strings")
-        if not texts:
-            raise TokenizerError(f"{_PREFIX}tokens: the vocabulary is missing", remedy=_REMEDY)
-        _refuse_long(texts)
-        ids = dict(zip(texts, range(len(texts)), strict=True))
-        if len(ids) != len(texts):
-            _refuse_duplicates(texts)
-        ids.pop("", None)
+        texts: Sequence[str]
+        ids: dict[str, int] = {}
+        if known is None:
+            texts, ids = _texts_and_ids(metadata)
+            listed = {ids[text] for text in END_OF_GENERATION & ids.keys()}
+        else:
+            texts, id_of = known
+            listed = {id_of(text) for text in END_OF_GENERATION} - {-1}
         by_type = _ids_by_type(metadata, len(texts))
         control = by_type.get(TokenType.CONTROL, set())
         user_defined = by_type.get(TokenType.USER_DEFINED, set())
         unknown = by_type.get(TokenType.UNKNOWN, set())
 
         # Older conversions marked the ends of turns as text; left so, a user could type them.
-        listed = {ids[text] for text in END_OF_GENERATION & ids.keys()}
         control |= listed & user_defined if by_type else listed
         user_defined -= control
 
@@ -137,6 +143,18 @@ class GGUFVocab:
             unused_ids=frozenset(by_type.get(TokenType.UNUSED, ())),
             has_types=bool(by_type),
         )
+
+
+def _texts_and_ids(metadata: Mapping[str, Any]) -> tuple[list[str], dict[str, int]]:
+    texts = optional_list(metadata, f"{_PREFIX}tokens", str, "strings")
+    if not texts:
+        raise TokenizerError(f"{_PREFIX}tokens: the vocabulary is missing", remedy=_REMEDY)
+    _refuse_long(texts)
+    ids = dict(zip(texts, range(len(texts)), strict=True))
+    if len(ids) != len(texts):
+        _refuse_duplicates(texts)
+    ids.pop("", None)
+    return texts, ids
 
 
 def optional_list(
@@ -237,20 +255,31 @@ def _refuse_bytes(texts: list[str], key: str) -> None:
 def _ids_by_type(metadata: Mapping[str, Any], count: int) -> dict[int, set[int]]:
     """Ids of the tokens of each type but `NORMAL`; empty where the file gives no types."""
     key = f"{_PREFIX}token_type"
-    types = optional_list(metadata, key, int, "numbers")
+    types = _integers(metadata.get(key))
     if types is None:
-        return {}
+        items = optional_list(metadata, key, int, "numbers")
+        if items is None:
+            return {}
+        types = np.array(items, object)  # integers of any size
     if len(types) != count:
         raise TokenizerError(f"{key}: {len(types)} types for {count} tokens", remedy=_REMEDY)
-    found: dict[int, set[int]] = {kind: set() for kind in set(types)}
-    unknown = found.keys() - set(TokenType)
-    if unknown:
-        kind = min(unknown)
-        raise TokenizerError(f"{key}[{types.index(kind)}]: {kind} is no type of token")
-    for token_id, kind in enumerate(types):
-        if kind != TokenType.NORMAL:
-            found[kind].add(token_id)
+    found: dict[int, set[int]] = {TokenType.NORMAL: set()}
+    for token_id in np.flatnonzero(types != TokenType.NORMAL).tolist():
+        kind = int(types[token_id])
+        if kind not in _TOKEN_TYPES:
+            raise TokenizerError(f"{key}[{token_id}]: {kind} is no type of token")
+        found.setdefault(kind, set()).add(token_id)
     return found
+
+
+def _integers(value: Any) -> NDArray[Any] | None:
+    """The items of a lazy array of integers, without making objects of them."""
+    to_numpy: Callable[[], NDArray[Any]] | None = getattr(value, "numpy", None)
+    try:
+        items = None if to_numpy is None else to_numpy()
+    except TypeError:  # it holds something else
+        return None
+    return items if items is not None and items.dtype.kind in "iu" else None
 
 
 def _special_ids(

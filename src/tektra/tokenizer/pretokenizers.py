@@ -6,17 +6,23 @@ this file knows which steps each model family published, not how merging works.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final
-
-from tokenizers import Regex, pre_tokenizers
+from typing import TYPE_CHECKING, Final
 
 from tektra.errors import TokenizerError
 
-__all__ = ["PRE_TOKENIZERS", "PreTokenizerSpec", "build_pre_tokenizer", "find_pre_tokenizer"]
+if TYPE_CHECKING:
+    from tokenizers import pre_tokenizers
+
+__all__ = [
+    "PRE_TOKENIZERS",
+    "PreTokenizerSpec",
+    "build_pre_tokenizer",
+    "find_pre_tokenizer",
+    "native_words",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +49,6 @@ _WORDS: Final = "<words, bytes>"  # GPT-2's own expression, then bytes
 _DIGIT: Final = "<each digit>"
 _NUMBER: Final = "<runs of digits>"
 _PUNCTUATION: Final = "<runs of punctuation>"
-
-_NAMED_STEPS: Final[Mapping[str, pre_tokenizers.PreTokenizer]] = MappingProxyType(
-    {
-        _BYTES: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        _WORDS: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        _DIGIT: pre_tokenizers.Digits(individual_digits=True),
-        _NUMBER: pre_tokenizers.Digits(individual_digits=False),
-        _PUNCTUATION: pre_tokenizers.Punctuation(behavior="contiguous"),
-    }
-)
 
 # Building blocks of the published expressions.
 _CONTRACTION: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -145,6 +141,11 @@ _BAILING: Final = PreTokenizerSpec(
 )
 _AYA: Final = PreTokenizerSpec(
     (r"\d{1,3}(?=(?:\d{3})*\b)", _cased(r"\p{N}{1,3}"), _BYTES), nfc=True
+)
+
+# As `tektra::Words` of the native core numbers them.
+_NATIVE_WORDS: Final[Mapping[tuple[str, ...], int]] = MappingProxyType(
+    {_GPT2.steps: 0, _DIGITS.steps: 1, _CL100K.steps: 2, _QWEN2.steps: 3}
 )
 
 PRE_TOKENIZERS: Final[Mapping[str, PreTokenizerSpec]] = MappingProxyType(
@@ -324,6 +325,8 @@ def find_pre_tokenizer(name: str) -> PreTokenizerSpec:
     """
     spec = PRE_TOKENIZERS.get(name)
     if spec is None:
+        import difflib
+
         near = difflib.get_close_matches(name, PRE_TOKENIZERS, n=3, cutoff=0.4)
         hint = f"; the nearest known: {', '.join(near)}" if near else ""
         raise TokenizerError(
@@ -333,12 +336,28 @@ def find_pre_tokenizer(name: str) -> PreTokenizerSpec:
     return spec
 
 
+def native_words(spec: PreTokenizerSpec) -> int | None:
+    """The number by which the native core knows how to cut texts; None where it does not."""
+    return _NATIVE_WORDS.get(spec.steps)
+
+
 def build_pre_tokenizer(spec: PreTokenizerSpec) -> pre_tokenizers.PreTokenizer:
     """The steps of a pre-tokenizer as an object of the tokenizers library."""
-    return pre_tokenizers.Sequence(
-        [_NAMED_STEPS[step] if step in _NAMED_STEPS else _split(step) for step in spec.steps]
-    )
+    from tokenizers import pre_tokenizers  # here, because most loads do without
+
+    return pre_tokenizers.Sequence([_step(step) for step in spec.steps])
 
 
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+def _step(step: str) -> pre_tokenizers.PreTokenizer:
+    from tokenizers import Regex, pre_tokenizers
+
+    named: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
+        _BYTES: lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        _WORDS: lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        _DIGIT: lambda: pre_tokenizers.Digits(individual_digits=True),
+        _NUMBER: lambda: pre_tokenizers.Digits(individual_digits=False),
+        _PUNCTUATION: lambda: pre_tokenizers.Punctuation(behavior="contiguous"),
+    }
+    if step in named:
+        return named[step]()
+    return pre_tokenizers.Split(Regex(step), behavior="isolated")
