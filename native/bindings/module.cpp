@@ -131,6 +131,19 @@ NB_MODULE(_native, m) {
         "ints"_a, "num_threads"_a, "max_rows"_a, "num_kv_blocks"_a,
         "Scratch bytes, for the threads and for splits, of an attention op with these numbers.");
 
+    m.def(
+        "kv_block_bytes",
+        [](size_t num_kv_heads, size_t head_dim, size_t value_dim, int32_t type) {
+            constexpr size_t kMost = size_t{1} << 20;
+            if (num_kv_heads > kMost || head_dim > kMost || value_dim > kMost || type < 0 ||
+                type >= static_cast<int32_t>(kNumKvTypes)) {
+                throw std::invalid_argument("no such cache");
+            }
+            return KvShape{static_cast<KvType>(type), num_kv_heads, head_dim, value_dim, 0}.bytes();
+        },
+        "num_kv_heads"_a, "head_dim"_a, "value_dim"_a, "type"_a,
+        "Bytes of a block of the cache of one layer.");
+
     nb::class_<Program>(m, "Program", "A compiled model; see native/include/tektra/program.h.")
         .def(
             "__init__",
@@ -194,7 +207,12 @@ NB_MODULE(_native, m) {
                 return p.add_frequencies(values.data(), values.size(), magnitude);
             },
             "values"_a, "magnitude"_a)
-        .def("add_cache", &Program::add_cache, "num_kv_heads"_a, "head_dim"_a, "value_dim"_a)
+        .def(
+            "add_cache",
+            [](Program& p, size_t num_kv_heads, size_t head_dim, size_t value_dim, int32_t type) {
+                return p.add_cache(num_kv_heads, head_dim, value_dim, static_cast<KvType>(type));
+            },
+            "num_kv_heads"_a, "head_dim"_a, "value_dim"_a, "type"_a = 0)
         .def(
             "add_buffer",
             [](Program& p, size_t offset, size_t stride, size_t width, bool outputs) {

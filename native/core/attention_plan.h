@@ -5,19 +5,25 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kv_cache.h"
 #include "tektra/program.h"
 
 namespace tektra {
 
-// Positions in a split; every row reduces split by split, whether they run in parallel or not.
-constexpr size_t kSplit = 512;
-static_assert(kSplit % kKvBlock == 0);
+// Most queries (rows x query heads that share a kv head) in a task, unless one row has more.
+constexpr size_t kMaxQueries = 96;
 
-// Most queries (rows x query heads that share a kv head) in a task.
-constexpr size_t kMaxQueries = 48;
+// Query heads that may share a kv head.
+constexpr size_t kMaxGroup = 256;
+
+// No task has more: one row alone, or rows up to kMaxQueries.
+constexpr size_t kMostQueries = kMaxGroup > kMaxQueries ? kMaxGroup : kMaxQueries;
 
 // Splits run in parallel only in steps of at most so many rows: with more there are tasks enough.
 constexpr size_t kMaxSplitRows = 8;
+
+// Tasks a thread: enough to even out tasks of different lengths.
+constexpr size_t kTasksPerThread = 8;
 
 struct AttentionNumbers {
     size_t layer, num_heads, num_kv_heads, head_dim, value_dim, window;  // window 0: none
@@ -38,19 +44,28 @@ struct AttentionNumbers {
     size_t group() const { return num_heads / num_kv_heads; }
     size_t rows_per_task() const { return group() >= kMaxQueries ? 1 : kMaxQueries / group(); }
     size_t max_queries() const { return rows_per_task() * group(); }
-    // Floats that a thread needs: a block as floats, and two states of all queries of a task.
+    // Floats of the state of a query: maximum, sum, weighted values.
+    size_t state() const { return value_dim + 2; }
+    // Floats that a thread needs: what the kernel wants, two states of all queries of a task, and
+    // the queries as an int8 cache wants them.
     size_t scratch() const {
-        const size_t floats =
-            attention_scratch(head_dim, value_dim) + 2 * max_queries() * (value_dim + 2);
-        return (floats + 15) / 16 * 16;
+        return queries_at() + round_up(max_queries() * int8_query_floats(head_dim));
     }
+    // Of those, where the states and the queries begin.
+    size_t states_at() const {
+        return round_up(attention_scratch(max_queries(), head_dim, value_dim));
+    }
+    size_t queries_at() const { return states_at() + round_up(2 * max_queries() * state()); }
     // Floats for the states of all splits of all heads of a step that is split.
     size_t partials(const Limits& limits) const {
         // no sequence is longer than the cache: `check_step` sees to it
         const size_t splits = product_of({limits.num_kv_blocks, kKvBlock}) / kSplit + 1;
         const size_t rows = limits.max_rows < kMaxSplitRows ? limits.max_rows : kMaxSplitRows;
-        return product_of({rows, splits, num_heads, value_dim + 2});
+        return product_of({rows, splits, num_heads, state()});
     }
+
+  private:
+    static size_t round_up(size_t floats) { return (floats + 15) / 16 * 16; }  // 64 bytes
 };
 
 }  // namespace tektra

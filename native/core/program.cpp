@@ -180,17 +180,6 @@ int32_t Program::add_frequencies(const double* values, size_t n, double magnitud
     return static_cast<int32_t>(frequencies_.size() - 1);
 }
 
-int32_t Program::add_cache(size_t num_kv_heads, size_t head_dim, size_t value_dim) {
-    const Exclusive exclusive(busy_);
-    check_building();
-    auto bytes = [&](size_t dim) {
-        return product_of({limits_.num_kv_blocks, num_kv_heads, kKvBlock, sizeof(half_t), dim});
-    };
-    caches_.push_back(
-        {num_kv_heads, head_dim, value_dim, Memory(bytes(head_dim)), Memory(bytes(value_dim))});
-    return static_cast<int32_t>(caches_.size() - 1);
-}
-
 int32_t Program::add_buffer(size_t offset, size_t stride, size_t width, Rows rows) {
     const Exclusive exclusive(busy_);
     check_building();
@@ -239,7 +228,7 @@ void Program::finish(size_t arena_bytes) {
         if (op.code == OpCode::kQuantize || op.code == OpCode::kRmsNormQuantize ||
             op.code == OpCode::kGatedQuantize) {
             row_scratch_floats_ =
-                std::max(row_scratch_floats_, 2 * round_up(buffers_[op.out[0]].width, 16));
+                std::max(row_scratch_floats_, 2 * ((buffers_[op.out[0]].width + 15) / 16 * 16));
         }
         if (op.code != OpCode::kAttention) continue;
         const AttentionNumbers a(op);
@@ -248,6 +237,7 @@ void Program::finish(size_t arena_bytes) {
     }
     arena_ = Memory(arena_bytes);
     row_scratch_ = Memory(product_of({row_scratch_floats_, pool_.num_threads(), sizeof(float)}));
+    cache_ = Memory(product_of({limits_.num_kv_blocks, cache_block_bytes_}), true);
     attention_scratch_ =
         Memory(product_of({attention_scratch_floats_, pool_.num_threads(), sizeof(float)}));
     attention_partials_ = Memory(product_of({partial_floats, sizeof(float)}));
@@ -275,6 +265,7 @@ void Program::release() {
     room_ = Memory();
     vectors_.clear();
     caches_.clear();
+    cache_ = Memory();
     // moving memory swaps it, so that the old one is freed with the temporary
     row_scratch_ = Memory();
     attention_scratch_ = Memory();
@@ -297,9 +288,7 @@ size_t Program::weight_bytes() const {
 }
 
 size_t Program::cache_bytes() const {
-    size_t bytes = 0;
-    for (const Cache& c : caches_) bytes += c.keys.size() + c.values.size();
-    return bytes;
+    return cache_.size();
 }
 
 size_t Program::activation_bytes() const {

@@ -4,8 +4,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
+#include <string>
 
 #include "attention_plan.h"
+#include "kv_cache.h"
 
 namespace tektra {
 namespace {
@@ -17,12 +20,6 @@ struct State {
     float* values;
 
     State(float* at, size_t n) : maximum(at), sum(at + n), values(at + 2 * n) {}
-
-    void clear(size_t n, size_t value_dim) {
-        std::fill_n(maximum, n, -std::numeric_limits<float>::infinity());
-        std::memset(sum, 0, n * sizeof(float));
-        std::memset(values, 0, n * value_dim * sizeof(float));
-    }
 };
 
 // total <- total and part, which covers later positions. An empty part changes nothing; into an
@@ -36,11 +33,16 @@ void merge(float& total_maximum, float& total_sum, float* total, float part_maxi
         std::memcpy(total, part, value_dim * sizeof(float));
         return;
     }
-    const float maximum = std::fmax(total_maximum, part_maximum);
-    const float a = std::exp(total_maximum - maximum), b = std::exp(part_maximum - maximum);
+    // one of the two factors is 1
+    float a = 1.0f, b = 1.0f;
+    if (part_maximum <= total_maximum) {
+        b = std::exp2(part_maximum - total_maximum);
+    } else {
+        a = std::exp2(total_maximum - part_maximum);
+        total_maximum = part_maximum;
+    }
     total_sum = total_sum * a + part_sum * b;
     for (size_t d = 0; d < value_dim; ++d) total[d] = total[d] * a + part[d] * b;
-    total_maximum = maximum;
 }
 
 // out = values / sum; a sink is one more term of the sum, without a value
@@ -48,9 +50,9 @@ void finish_row(float maximum, float sum, const float* values, size_t value_dim,
                 float* out) {
     float factor = 1.0f;
     if (sink != nullptr) {
-        const float top = std::fmax(maximum, *sink);
-        factor = std::exp(maximum - top);
-        sum = sum * factor + std::exp(*sink - top);
+        const float score = *sink * kLog2E, top = std::fmax(maximum, score);
+        factor = std::exp2(maximum - top);
+        sum = sum * factor + std::exp2(score - top);
     }
     const float inverse = sum > 0.0f ? factor / sum : 0.0f;
     for (size_t d = 0; d < value_dim; ++d) out[d] = values[d] * inverse;
@@ -62,11 +64,32 @@ struct Span {
 
 }  // namespace
 
+int32_t Program::add_cache(size_t num_kv_heads, size_t head_dim, size_t value_dim, KvType type) {
+    const Exclusive exclusive(busy_);
+    check_building();
+    if (type != KvType::kF16 && type != KvType::kInt8) {
+        throw std::invalid_argument("an unknown type of cache");
+    }
+    if (type == KvType::kInt8 && head_dim > kMaxInt8Head) {
+        throw std::invalid_argument("an int8 cache holds heads of at most " +
+                                    std::to_string(kMaxInt8Head) + " elements, not " +
+                                    std::to_string(head_dim));
+    }
+    // no size of a block overflows
+    for (const size_t dim : {head_dim, value_dim}) {
+        product_of({limits_.num_kv_blocks + 1, num_kv_heads + 1, 8 * kKvBlock, dim + 64});
+    }
+    caches_.push_back({type, num_kv_heads, head_dim, value_dim, cache_block_bytes_});
+    const size_t bytes = caches_.back().bytes();
+    if (cache_block_bytes_ > std::numeric_limits<size_t>::max() - bytes) throw std::bad_alloc();
+    cache_block_bytes_ += bytes;
+    product_of({limits_.num_kv_blocks, cache_block_bytes_});
+    return static_cast<int32_t>(caches_.size() - 1);
+}
+
 void Program::write_cache(const Op& op, const StepView& step) {
     const AttentionNumbers a(op);
-    const Cache& cache = caches_[a.layer];
-    auto* const keys = reinterpret_cast<half_t*>(cache.keys.data());
-    auto* const values = reinterpret_cast<half_t*>(cache.values.data());
+    const KvShape& shape = caches_[a.layer];
     each_row(step.num_rows, a.num_kv_heads * (a.head_dim + a.value_dim), [&](size_t r) {
         const size_t s = row_sequence_[r];
         const size_t slot = step.num_cached[s] + (r - step.row_starts[s]);
@@ -74,18 +97,9 @@ void Program::write_cache(const Op& op, const StepView& step) {
         const size_t place = slot % kKvBlock;
         const float* k = floats(op.in[1], r);
         const float* v = floats(op.in[2], r);
-        constexpr size_t kPart = 64;
-        half_t part[kPart];
         for (size_t h = 0; h < a.num_kv_heads; ++h) {
-            half_t* key = keys + (block * a.num_kv_heads + h) * a.head_dim * kKvBlock + place;
-            for (size_t d = 0; d < a.head_dim; d += kPart) {
-                const size_t n = std::min(kPart, a.head_dim - d);
-                kernels_.rows.to_half(k + h * a.head_dim + d, n, part);
-                for (size_t i = 0; i < n; ++i) key[(d + i) * kKvBlock] = part[i];
-            }
-            kernels_.rows.to_half(
-                v + h * a.value_dim, a.value_dim,
-                values + ((block * a.num_kv_heads + h) * kKvBlock + place) * a.value_dim);
+            write_kv(kernels_.rows, shape, place, k + h * a.head_dim, v + h * a.value_dim,
+                     kv_head(shape, block, h));
         }
     });
 }
@@ -94,11 +108,11 @@ void Program::run_attention(const Op& op, const StepView& step) {
     write_cache(op, step);
 
     const AttentionNumbers a(op);
-    const Cache& cache = caches_[a.layer];
+    const KvShape& shape = caches_[a.layer];
     const size_t group = a.group();
     const float* sinks = op.weights[0] < 0 ? nullptr : vectors_[op.weights[0]].data();
-    const auto* keys = reinterpret_cast<const half_t*>(cache.keys.data());
-    const auto* values = reinterpret_cast<const half_t*>(cache.values.data());
+    const size_t key_bytes = shape.key_bytes();
+    const AttentionKernel kernel = kernels_.attend[static_cast<size_t>(shape.type)];
 
     auto span_of = [&](size_t r) {
         const size_t s = row_sequence_[r];
@@ -109,129 +123,168 @@ void Program::run_attention(const Op& op, const StepView& step) {
         return Span{first, last};
     };
 
-    // Adds positions [begin, end) of the context to the states of rows [row, row + num_rows) of
-    // one sequence, for the query heads of kv head h.
-    auto attend = [&](size_t row, size_t num_rows, size_t h, size_t begin, size_t end, State state,
-                      float* scratch) {
-        const size_t s = row_sequence_[row];
-        const size_t n = num_rows * group;
-        const float* queries[kMaxQueries + 256];
-        int32_t first[kMaxQueries + 256], last[kMaxQueries + 256];
-        for (size_t i = 0; i < n; ++i) {
-            queries[i] = floats(op.in[0], row + i / group) + (h * group + i % group) * a.head_dim;
-        }
-        for (size_t at = begin; at < end; at += kKvBlock) {
-            bool seen = false;
-            for (size_t i = 0; i < n; ++i) {
-                const Span span = span_of(row + i / group);
-                const size_t lo = std::max(span.first, at), hi = std::min(span.last, at + kKvBlock);
-                first[i] = lo < hi ? static_cast<int32_t>(lo - at) : 0;
-                last[i] = lo < hi ? static_cast<int32_t>(hi - at) : 0;
-                seen |= lo < hi;
-            }
-            if (!seen) continue;
-            const size_t block = step.block_tables[s * step.table_width + at / kKvBlock];
-            const size_t head = block * a.num_kv_heads + h;
-            kernels_.attend_block({.queries = queries,
-                                   .num_queries = n,
-                                   .keys = keys + head * a.head_dim * kKvBlock,
-                                   .values = values + head * kKvBlock * a.value_dim,
-                                   .head_dim = a.head_dim,
-                                   .value_dim = a.value_dim,
-                                   .first = first,
-                                   .last = last,
-                                   .scale = a.scale,
-                                   .softcap = a.softcap,
-                                   .maximum = state.maximum,
-                                   .sum = state.sum,
-                                   .values_sum = state.values,
-                                   .value_stride = a.value_dim,
-                                   .scratch = scratch});
-        }
-    };
     auto scratch_of = [&](size_t thread) {
         return reinterpret_cast<float*>(attention_scratch_.data()) +
                thread * attention_scratch_floats_;
     };
-    auto out_of = [&](size_t row, size_t head) {
-        return floats(op.out[0], row) + head * a.value_dim;
+    // The queries of a tile, for kv head h, as the kernel wants them, which may be at `made`.
+    auto queries_of = [&](const AttentionTile& tile, size_t h, float* made, const float** queries) {
+        for (size_t i = 0; i < tile.num_rows * group; ++i) {
+            queries[i] =
+                floats(op.in[0], tile.row + i / group) + (h * group + i % group) * a.head_dim;
+            if (shape.type != KvType::kInt8) continue;
+            quantize_query(queries[i], a.head_dim, made);
+            queries[i] = made;
+            made += int8_query_floats(a.head_dim);
+        }
     };
-
-    size_t longest = 0;
-    for (size_t r = 0; r < step.num_rows; ++r) longest = std::max(longest, span_of(r).last);
-    const size_t num_splits = (longest + kSplit - 1) / kSplit;
-
-    const bool split = num_splits > 1 && step.num_rows <= kMaxSplitRows &&
-                       step.num_rows * a.num_kv_heads < 4 * pool_.num_threads();
-    if (split) {
-        // a task is a split of one row and kv head; then the splits of each head are merged
-        const size_t state_floats = group * (a.value_dim + 2);
-        auto partial = [&](size_t r, size_t h, size_t i) {
-            return State(reinterpret_cast<float*>(attention_partials_.data()) +
-                             ((r * a.num_kv_heads + h) * num_splits + i) * state_floats,
-                         group);
-        };
-        pool_.run(step.num_rows * a.num_kv_heads * num_splits, [&](size_t task, size_t thread) {
-            const size_t i = task % num_splits, h = task / num_splits % a.num_kv_heads;
-            const size_t r = task / num_splits / a.num_kv_heads;
-            State state = partial(r, h, i);
-            state.clear(group, a.value_dim);
-            attend(r, 1, h, i * kSplit, std::min((i + 1) * kSplit, span_of(r).last), state,
-                   scratch_of(thread));
-        });
-        for (size_t r = 0; r < step.num_rows; ++r) {
-            for (size_t head = 0; head < a.num_heads; ++head) {
-                const size_t h = head / group, q = head % group;
-                State total = partial(r, h, 0);
-                float* total_values = total.values + q * a.value_dim;
-                for (size_t i = 1; i < num_splits; ++i) {
-                    const State part = partial(r, h, i);
-                    merge(total.maximum[q], total.sum[q], total_values, part.maximum[q],
-                          part.sum[q], part.values + q * a.value_dim, a.value_dim);
-                }
-                finish_row(total.maximum[q], total.sum[q], total_values, a.value_dim,
-                           sinks == nullptr ? nullptr : sinks + head, out_of(r, head));
-            }
+    // The states of the rows of a tile over one split.
+    auto attend = [&](const AttentionTile& tile, size_t h, const float* const* queries,
+                      size_t split, const State& state, float* scratch) {
+        const size_t n = tile.num_rows * group;
+        const size_t begin = split * kSplit, end = begin + kSplit;
+        int32_t first[kMostQueries], last[kMostQueries];
+        size_t seen_first = end, seen_last = begin;
+        for (size_t r = 0; r < tile.num_rows; ++r) {
+            const Span span = span_of(tile.row + r);
+            const size_t lo = std::max(span.first, begin), hi = std::min(span.last, end);
+            if (lo >= hi) continue;
+            seen_first = std::min(seen_first, lo);
+            seen_last = std::max(seen_last, hi);
         }
-        return;
-    }
-
-    // a task is some neighbouring rows of one sequence and one kv head, over the whole context
-    struct Tile {
-        size_t row, num_rows;
+        const size_t first_block = seen_first / kKvBlock, start = first_block * kKvBlock;
+        for (size_t i = 0; i < n; ++i) {
+            const Span span = span_of(tile.row + i / group);
+            const size_t lo = std::max(span.first, begin), hi = std::min(span.last, end);
+            first[i] = lo < hi ? static_cast<int32_t>(lo - start) : 0;
+            last[i] = lo < hi ? static_cast<int32_t>(hi - start) : 0;
+        }
+        const size_t last_of_tile = span_of(tile.row + tile.num_rows - 1).last;
+        const uint8_t *keys[kSplitBlocks], *values[kSplitBlocks];
+        const int32_t* table = step.block_tables + row_sequence_[tile.row] * step.table_width;
+        size_t num_blocks = 0;
+        for (size_t b = first_block; b * kKvBlock < seen_last; ++b) {
+            keys[num_blocks] = kv_head(shape, table[b], h);
+            values[num_blocks] = keys[num_blocks] + key_bytes;
+            ++num_blocks;
+        }
+        const uint8_t* next[kFetchAhead];
+        size_t num_next = 0;
+        while (num_next < kFetchAhead && end + num_next * kKvBlock < last_of_tile) {
+            next[num_next] = kv_head(shape, table[end / kKvBlock + num_next], h);
+            ++num_next;
+        }
+        kernel({.queries = queries,
+                .num_queries = n,
+                .keys = keys,
+                .values = values,
+                .num_blocks = num_blocks,
+                .next = next,
+                .num_next = num_next,
+                .head_dim = a.head_dim,
+                .value_dim = a.value_dim,
+                .first = first,
+                .last = last,
+                .scale = a.scale,
+                .softcap = a.softcap,
+                .maximum = state.maximum,
+                .sum = state.sum,
+                .values_sum = state.values,
+                .scratch = scratch});
     };
-    std::vector<Tile> tiles;
-    for (size_t s = 0; s < step.num_sequences; ++s) {
-        const size_t end = step.row_starts[s + 1];
-        for (size_t r = step.row_starts[s]; r < end; r += a.rows_per_task()) {
-            tiles.push_back({r, std::min(a.rows_per_task(), end - r)});
-        }
-    }
-    pool_.run(tiles.size() * a.num_kv_heads, [&](size_t task, size_t thread) {
-        const Tile& tile = tiles[task / a.num_kv_heads];
-        const size_t h = task % a.num_kv_heads, n = tile.num_rows * group;
-        float* scratch = scratch_of(thread);
-        float* states = scratch + attention_scratch(a.head_dim, a.value_dim);
-        State total(states, n), part(states + n * (a.value_dim + 2), n);
-        total.clear(n, a.value_dim);
-        Span span = span_of(tile.row);
-        span.last = span_of(tile.row + tile.num_rows - 1).last;
-        for (size_t i = span.first / kSplit; i * kSplit < span.last; ++i) {
-            part.clear(n, a.value_dim);
-            attend(tile.row, tile.num_rows, h, i * kSplit, std::min((i + 1) * kSplit, span.last),
-                   part, scratch);
-            for (size_t q = 0; q < n; ++q) {
-                merge(total.maximum[q], total.sum[q], total.values + q * a.value_dim,
-                      part.maximum[q], part.sum[q], part.values + q * a.value_dim, a.value_dim);
-            }
-        }
+    // total <- total and part, of n queries
+    auto merge_all = [&](State& total, const State& part, size_t n) {
         for (size_t q = 0; q < n; ++q) {
+            merge(total.maximum[q], total.sum[q], total.values + q * a.value_dim, part.maximum[q],
+                  part.sum[q], part.values + q * a.value_dim, a.value_dim);
+        }
+    };
+    auto finish = [&](const AttentionTile& tile, size_t h, const State& total) {
+        for (size_t q = 0; q < tile.num_rows * group; ++q) {
             const size_t head = h * group + q % group;
             finish_row(total.maximum[q], total.sum[q], total.values + q * a.value_dim, a.value_dim,
                        sinks == nullptr ? nullptr : sinks + head,
-                       out_of(tile.row + q / group, head));
+                       floats(op.out[0], tile.row + q / group) + head * a.value_dim);
+        }
+    };
+
+    const size_t wanted = kTasksPerThread * pool_.num_threads();
+    const size_t num_splits = tile_rows(a, step, span_of);
+    const size_t num_tiles = tiles_.size();
+    if (num_splits == 1 || step.num_rows > kMaxSplitRows) {
+        // a task is some neighbouring rows of one sequence and one kv head, over the whole context
+        pool_.run(num_tiles * a.num_kv_heads, [&](size_t task, size_t thread) {
+            const AttentionTile& tile = tiles_[task / a.num_kv_heads];
+            const size_t h = task % a.num_kv_heads, n = tile.num_rows * group;
+            float* scratch = scratch_of(thread);
+            State total(scratch + a.states_at(), n);
+            State part(total.values + n * a.value_dim, n);
+            const float* queries[kMostQueries];
+            queries_of(tile, h, scratch + a.queries_at(), queries);
+            attend(tile, h, queries, tile.first_split, total, scratch);
+            for (size_t i = tile.first_split + 1; i < tile.end_split; ++i) {
+                attend(tile, h, queries, i, part, scratch);
+                merge_all(total, part, n);
+            }
+            finish(tile, h, total);
+        });
+        return;
+    }
+
+    // a task is some splits of a tile and kv head; then the splits of each are merged
+    auto partial = [&](const AttentionTile& tile, size_t h, size_t i) {
+        const size_t n = tile.num_rows * group;
+        const size_t before = tile.row * num_splits * a.num_heads + (h * num_splits + i) * n;
+        return State(reinterpret_cast<float*>(attention_partials_.data()) + before * a.state(), n);
+    };
+    const size_t share = std::max<size_t>(1, num_tiles * a.num_kv_heads * num_splits / wanted);
+    const size_t shares = (num_splits + share - 1) / share;
+    pool_.run(num_tiles * a.num_kv_heads * shares, [&](size_t task, size_t thread) {
+        const AttentionTile& tile = tiles_[task / shares / a.num_kv_heads];
+        const size_t h = task / shares % a.num_kv_heads, at = task % shares * share;
+        const size_t end = std::min(at + share, tile.end_split);
+        float* scratch = scratch_of(thread);
+        const float* queries[kMostQueries];
+        queries_of(tile, h, scratch + a.queries_at(), queries);
+        for (size_t i = std::max(at, tile.first_split); i < end; ++i) {
+            attend(tile, h, queries, i, partial(tile, h, i), scratch);
         }
     });
+    for (const AttentionTile& tile : tiles_) {
+        for (size_t h = 0; h < a.num_kv_heads; ++h) {
+            State total = partial(tile, h, tile.first_split);
+            for (size_t i = tile.first_split + 1; i < tile.end_split; ++i) {
+                merge_all(total, partial(tile, h, i), tile.num_rows * group);
+            }
+            finish(tile, h, total);
+        }
+    }
+}
+
+// Parts the rows of a step into tiles, the longest first; returns how many splits any of them has.
+template <class SpanOf>
+size_t Program::tile_rows(const AttentionNumbers& a, const StepView& step, const SpanOf& span_of) {
+    // smaller than possible where there would be too few tasks
+    const size_t wanted = kTasksPerThread * pool_.num_threads();
+    const size_t even = (step.num_rows * a.num_kv_heads + wanted - 1) / wanted;
+    const size_t most = std::min(a.rows_per_task(), std::max<size_t>(1, even));
+    size_t num_splits = 1;
+    tiles_.clear();
+    for (size_t s = 0; s < step.num_sequences; ++s) {
+        const size_t end = step.row_starts[s + 1];
+        for (size_t r = step.row_starts[s]; r < end; r += most) {
+            const size_t rows = std::min(most, end - r);
+            const size_t first = span_of(r).first / kSplit;
+            const size_t last = (span_of(r + rows - 1).last + kSplit - 1) / kSplit;
+            tiles_.push_back({r, rows, first, last});
+            num_splits = std::max(num_splits, last);
+        }
+    }
+    auto cost = [](const AttentionTile& t) { return t.num_rows * (t.end_split - t.first_split); };
+    std::sort(tiles_.begin(), tiles_.end(), [&](const AttentionTile& x, const AttentionTile& y) {
+        return cost(x) != cost(y) ? cost(x) > cost(y) : x.row < y.row;
+    });
+    return num_splits;
 }
 
 }  // namespace tektra

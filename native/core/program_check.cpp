@@ -167,8 +167,8 @@ void Program::check_op(const Op& op) const {
             check(a.layer < caches_.size() && a.num_kv_heads > 0 && a.head_dim > 0 &&
                       a.value_dim > 0 && a.num_heads % a.num_kv_heads == 0 && a.group() > 0,
                   "wrong heads");
-            check(a.group() <= 256, "more than 256 query heads share a kv head");
-            const Cache& cache = caches_[a.layer];
+            check(a.group() <= kMaxGroup, "more than 256 query heads share a kv head");
+            const KvShape& cache = caches_[a.layer];
             check(cache.num_kv_heads == a.num_kv_heads && cache.head_dim == a.head_dim &&
                       cache.value_dim == a.value_dim,
                   "the cache is of another shape");

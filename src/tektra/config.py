@@ -14,16 +14,18 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from tektra.errors import InvalidParameterError
 
 __all__ = [
     "DEFAULT_PACKED_CACHE",
     "DEVICES",
+    "KV_TYPES",
     "MAX_CONTEXT",
     "MAX_THREADS",
     "VARIABLES",
+    "KvType",
     "Settings",
     "Variable",
     "cache_dir",
@@ -35,6 +37,11 @@ DEVICES = ("auto", "cpu", "reference", "cuda", "metal")
 MAX_THREADS = 1024
 MAX_CONTEXT = 2**27
 DEFAULT_PACKED_CACHE = 8 << 30
+
+KvType = Literal["f16", "int8"]
+"""What keys and values are kept as: float16, or int8 with a scale for each head of a token."""
+
+KV_TYPES: tuple[KvType, ...] = get_args(KvType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,12 @@ def _device(text: str) -> str:
     if text.lower() not in DEVICES:
         raise ValueError(f"one of {', '.join(DEVICES)}")
     return text.lower()
+
+
+def _kv_type(text: str) -> KvType:
+    if text.lower() not in KV_TYPES:
+        raise ValueError(f"one of {', '.join(KV_TYPES)}")
+    return cast("KvType", text.lower())
 
 
 def _whole_number(highest: int) -> Callable[[str], int]:
@@ -111,6 +124,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TEKTRA_DEVICE", "device", f"what computes: {', '.join(DEVICES)}", _device),
     Variable("TEKTRA_THREADS", "threads", "threads that compute", _whole_number(MAX_THREADS)),
     Variable("TEKTRA_CONTEXT", "context", "tokens of context", _whole_number(MAX_CONTEXT)),
+    Variable("TEKTRA_KV_TYPE", "kv_type", "what keys and values are kept as: f16, int8", _kv_type),
     Variable("TEKTRA_ISA", "isa", "instruction set of the native core, for tests", _isa),
     Variable(
         "TEKTRA_PACKED_CACHE",
@@ -132,6 +146,7 @@ class Settings:
         device: one of `DEVICES`; ``"auto"`` takes the fastest that is present.
         threads: threads that compute; None: one for each physical core of this process.
         context: tokens that a sequence can hold; None: chosen from the model and the memory.
+        kv_type: one of `KV_TYPES`, what keys and values are kept as.
         isa: instruction set that the native core must use; None: the best there is.
         packed_cache: most bytes of all packed copies of models together; 0: none are kept.
         cache_dir: directory for what can be made again; it need not exist yet.
@@ -142,6 +157,7 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     context: int | None = None
+    kv_type: KvType = "f16"
     isa: str | None = None
     packed_cache: int = DEFAULT_PACKED_CACHE
     cache_dir: Path

@@ -41,6 +41,9 @@ class LLM(LocalModel):
             `capabilities` says what was chosen.
         max_batch: requests that run at once; further ones wait.
         max_rows: most tokens of prompts in one step. More is faster, and takes memory.
+        kv_type: what keys and values are kept as: ``"f16"``, or ``"int8"`` in nearly half the
+            memory, which also reads faster and rounds a little; None: ``TEKTRA_KV_TYPE``, else
+            ``"f16"``.
         max_waiting: most requests that may wait; None for no bound.
         prefix_cache: reuse what was computed for an equal beginning of an earlier prompt.
         packed_cache: use and leave packed copies of weights, for quick starts (docs/embedding.md).

@@ -18,6 +18,7 @@ from tests.backends.steps import Piece, i32, make_step, num_blocks
 from tests.backends.tolerances import LINEAR, TOLERANCES, WEIGHT_TYPES, Tolerance
 
 from tektra.backends.base import Step
+from tektra.config import KvType
 from tektra.formats.ggml_types import GGMLType
 from tektra.graph import Activation, Graph, RopeLayout, RopeScaling, RopeSpec, Value
 
@@ -45,6 +46,7 @@ class Case:
     name: str
     tolerance: Tolerance
     prepare: Callable[[], Prepared]
+    kv_type: KvType = "f16"
 
 
 def rng_of(name: str) -> np.random.Generator:

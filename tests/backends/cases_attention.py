@@ -12,6 +12,7 @@ from tests.backends.steps import Piece, make_step, num_blocks
 from tests.backends.tolerances import TOLERANCES
 
 from tektra.backends.base import Step
+from tektra.config import KvType
 from tektra.graph import AttentionSpec
 
 __all__ = ["NUM_BLOCKS", "attention_cases"]
@@ -56,15 +57,20 @@ def attention_cases() -> Iterator[Case]:
     for label, spec in SPECS.items():
         for rows, batch in BATCHES.items():
             yield _case(f"attention-F16-{rows}rows-{label}", spec, batch)
+            yield _case(f"attention-INT8-{rows}rows-{label}", spec, batch, kv_type="int8")
 
 
-def _case(name: str, spec: AttentionSpec, batch: Sequence[tuple[int, int]]) -> Case:
+def _case(
+    name: str, spec: AttentionSpec, batch: Sequence[tuple[int, int]], kv_type: KvType = "f16"
+) -> Case:
     def prepare() -> Prepared:
         rng = rng_of(name)
         total = sum(cached + new for cached, new in batch)
         q = input_table(rng, total, spec.num_heads * spec.head_dim)
         k = input_table(rng, total, spec.num_kv_heads * spec.head_dim)
         v = input_table(rng, total, spec.num_kv_heads * spec.value_dim)
+        if kv_type == "int8":  # so that sums of a rotated key are exact, in whatever order
+            k, v = (np.rint(64 * x).astype(np.float32) / np.float32(64) for x in (k, v))
         weights = MemoryWeights.of({"q": q, "k": k, "v": v})
         if spec.sinks:
             weights.add("sinks", input_table(rng, 1, spec.num_heads, 2.0)[0])
@@ -83,19 +89,22 @@ def _case(name: str, spec: AttentionSpec, batch: Sequence[tuple[int, int]]) -> C
             last.append(Piece(ids[cached:], blocks, cached, range(new)))
             first += cached + new
         steps: list[Step] = [*earlier, make_step(last)]
-        return Prepared(graph, weights, steps, lambda: _expected(weights, spec, batch))
+        return Prepared(graph, weights, steps, lambda: _expected(weights, spec, batch, kv_type))
 
-    return Case(name, TOLERANCES["attention"], prepare)
+    tolerance = TOLERANCES["attention" if kv_type == "f16" else "attention-int8"]
+    return Case(name, tolerance, prepare, kv_type)
 
 
 def _expected(
-    weights: MemoryWeights, spec: AttentionSpec, batch: Sequence[tuple[int, int]]
+    weights: MemoryWeights, spec: AttentionSpec, batch: Sequence[tuple[int, int]], kv_type: KvType
 ) -> formulas.F64:
     q = weights.floats("q").astype(float).reshape(-1, spec.num_heads, spec.head_dim)
-    keys = weights.floats("k").astype(np.float16).astype(float)
-    values = weights.floats("v").astype(np.float16).astype(float)
-    keys = keys.reshape(-1, spec.num_kv_heads, spec.head_dim)
-    values = values.reshape(-1, spec.num_kv_heads, spec.value_dim)
+    k = weights.floats("k").reshape(-1, spec.num_kv_heads, spec.head_dim)
+    v = weights.floats("v").reshape(-1, spec.num_kv_heads, spec.value_dim)
+    if kv_type == "f16":
+        keys, values = (x.astype(np.float16).astype(float) for x in (k, v))
+    else:
+        keys, values = formulas.int8_keys(k), formulas.int8(v)
     sinks = weights.floats("sinks").astype(float) if spec.sinks else None
     rows, first = [], 0
     for cached, new in batch:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tektra.graph import Activation, AttentionSpec, RopeLayout, RopeSpec
 
-__all__ = ["activation", "attention_row", "layer_norm", "rms_norm", "rope"]
+__all__ = ["activation", "attention_row", "int8", "int8_keys", "layer_norm", "rms_norm", "rope"]
 
 F64 = NDArray[np.float64]
 
@@ -78,6 +78,30 @@ def _yarn(pair: int, spec: RopeSpec) -> float:
     high = min(spec.dim - 1, math.ceil(pair_with(spec.beta_slow)))
     ramp = min(1.0, max(0.0, (pair - low) / max(0.001, high - low)))
     return ramp / spec.factor + (1 - ramp)
+
+
+def int8(x: NDArray[np.float32]) -> F64:
+    """The nearest multiples of each head's largest element / 127.
+
+    Which is nearest is told in float32, as the format has it: many elements lie half-way.
+    """
+    largest = np.abs(x).max(axis=-1, keepdims=True)
+    codes: F64 = np.rint(x * (np.float32(127) / largest)).astype(float)
+    rounded: F64 = codes * (largest / np.float32(127))
+    return rounded
+
+
+def int8_keys(x: NDArray[np.float32]) -> F64:
+    """The same of heads that are multiplied by a Hadamard matrix, which is then taken back.
+
+    Elements must be such that their sums are exact. The matrix has the largest power of two that
+    divides the width, and blocks of it the width.
+    """
+    width = x.shape[-1]
+    size = math.gcd(width, 1 << 20)
+    signs = [[-1 if (i & j).bit_count() % 2 else 1 for j in range(size)] for i in range(size)]
+    matrix = np.kron(np.eye(width // size), np.array(signs, float))
+    return int8((x @ matrix).astype(np.float32)) @ matrix / size
 
 
 def attention_row(

@@ -5,6 +5,8 @@ Each case is named backend-op-dtype-shape.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from tests.backends.tolerances import Tolerance, assert_close
 
 from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
+from tektra.config import KvType
 
 CASES = [*row_cases(), *attention_cases()]
 OTHERS = {**other_backends(), **other_instruction_sets()}
@@ -25,9 +28,9 @@ REFERENCE = Tolerance(largest=2e-6, rms=1e-6)
 """The reference rounds each op to float32, and nothing else, whatever the weights are."""
 
 
-def outcome(backend: Backend, case: Prepared) -> NDArray[np.float32]:
+def outcome(backend: Backend, case: Prepared, kv_type: KvType) -> NDArray[np.float32]:
     """The output of the last step, after those that fill the cache."""
-    executable = backend.compile(case.graph, case.weights, OPTIONS)
+    executable = backend.compile(case.graph, case.weights, replace(OPTIONS, kv_type=kv_type))
     try:
         for step in case.steps[:-1]:
             executable.run(step, "hidden")
@@ -43,7 +46,7 @@ def test_names_are_different() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"reference-{case.name}")
 def test_reference(case: Case) -> None:
     prepared = case.prepare()
-    out = outcome(ReferenceBackend(), prepared)
+    out = outcome(ReferenceBackend(), prepared, case.kv_type)
     assert_close(out, prepared.expected(), REFERENCE, case.name)
 
 
@@ -53,6 +56,6 @@ def test_reference(case: Case) -> None:
 )
 def test_backend(name: str, case: Case) -> None:
     prepared = case.prepare()
-    expected = outcome(ReferenceBackend(), prepared)
-    out = outcome(OTHERS[name](), prepared)
+    expected = outcome(ReferenceBackend(), prepared, case.kv_type)
+    out = outcome(OTHERS[name](), prepared, case.kv_type)
     assert_close(out, expected, case.tolerance, f"{name}-{case.name}")

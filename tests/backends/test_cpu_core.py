@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_profile(executable: CpuExecutable) -> None:
 
 @pytest.mark.parametrize("name", ["num_threads", "max_rows", "num_kv_blocks"])
 def test_sizes_beyond_measure(tiny: Path, name: str) -> None:
-    sizes = {"num_threads": 1, "max_rows": 64, "num_kv_blocks": 8, name: 1 << 33}
+    sizes: dict[str, Any] = {"num_threads": 1, "max_rows": 64, "num_kv_blocks": 8, name: 1 << 33}
     with pytest.raises(BackendError, match=r"threads|32 bits"):
         compile_tiny(tiny, CompileOptions(**sizes))
 

@@ -33,9 +33,9 @@ MODEL = Variant(
     vocab=VOCABULARY,
     context=512,
 )
-TYPES = [type.name for type in WEIGHT_TYPES]
-LENGTH = 150
-ROWS = (0, 31, 32, 63, 64, 100, 148, 149)
+TYPES = [*((type.name, "f16") for type in WEIGHT_TYPES), ("F32", "int8"), ("Q4_1", "int8")]
+LENGTH = 300  # more than a split of attention in the native core
+ROWS = (0, 31, 32, 63, 64, 100, 255, 256, 298, 299)
 NUM_KV_BLOCKS = 24
 
 
@@ -55,15 +55,20 @@ def model(type: GGMLType) -> tuple[Graph, MemoryWeights]:
 Compile = Callable[[int], Executable]
 
 
-@pytest.fixture(params=TYPES)
+@pytest.fixture(params=TYPES, ids="-".join)
 def compiled(request: pytest.FixtureRequest, other_backend: Backend) -> Iterator[Compile]:
     """Compiles the model for a number of threads."""
-    graph, weights = model(GGMLType[request.param])
+    weight_type, kv_type = request.param
+    graph, weights = model(GGMLType[weight_type])
     made: list[Executable] = []
 
     def compile(num_threads: int) -> Executable:
         options = CompileOptions(
-            num_threads=num_threads, max_rows=256, max_outputs=16, num_kv_blocks=NUM_KV_BLOCKS
+            num_threads=num_threads,
+            max_rows=320,
+            max_outputs=16,
+            num_kv_blocks=NUM_KV_BLOCKS,
+            kv_type=kv_type,
         )
         made.append(other_backend.compile(graph, weights, options))
         return made[-1]
@@ -128,7 +133,7 @@ def test_among_others(compiled: Compile, text: list[int]) -> None:
     lengths = [0, 0, 0, 0]
     results: dict[int, NDArray[np.float32]] = {}
     start = 0
-    for size in (1, 30, 5, 28, 40, 45, 1):
+    for size in (1, 30, 5, 28, 100, 91, 44, 1):
         wanted = [row for row in ROWS if start <= row < start + size]
         own = Piece(text[start : start + size], mine, start, [row - start for row in wanted])
         pieces = []

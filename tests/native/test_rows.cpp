@@ -1,4 +1,4 @@
-// Row kernels and attention of every instruction set, against float64 formulas.
+// Row kernels of every instruction set, against float64 formulas.
 #include <limits>
 
 #include "../../native/core/half.h"
@@ -139,72 +139,6 @@ void test_halves(const KernelTable& table) {
     }
 }
 
-void test_attention(const KernelTable& table, size_t head_dim, size_t value_dim, float softcap,
-                    std::mt19937& random) {
-    constexpr size_t kQueries = 5, kBlocks = 3, kContext = kBlocks * kKvBlock;
-    const auto q = normal(random, kQueries * head_dim), k = normal(random, kContext * head_dim),
-               v = normal(random, kContext * value_dim);
-    std::vector<half_t> keys(k.size()), values(v.size());
-    for (size_t t = 0; t < kContext; ++t) {
-        const size_t block = t / kKvBlock, place = t % kKvBlock;
-        for (size_t d = 0; d < head_dim; ++d) {
-            keys[(block * head_dim + d) * kKvBlock + place] = float_to_half(k[t * head_dim + d]);
-        }
-        for (size_t d = 0; d < value_dim; ++d) {
-            values[t * value_dim + d] = float_to_half(v[t * value_dim + d]);
-        }
-    }
-    // query i sees [first, last) of the context; the fourth sees nothing of the last block
-    const int first[kQueries] = {0, 5, 40, 0, 33}, last[kQueries] = {96, 70, 41, 64, 95};
-    const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-    const float* queries[kQueries];
-    float maximum[kQueries], sum[kQueries] = {};
-    std::vector<float> weighted(kQueries * value_dim),
-        scratch(attention_scratch(head_dim, value_dim));
-    for (size_t i = 0; i < kQueries; ++i) {
-        queries[i] = &q[i * head_dim];
-        maximum[i] = -std::numeric_limits<float>::infinity();
-    }
-    for (size_t b = 0; b < kBlocks; ++b) {
-        int32_t from[kQueries], to[kQueries];
-        for (size_t i = 0; i < kQueries; ++i) {
-            const int start = static_cast<int>(b * kKvBlock),
-                      end = start + static_cast<int>(kKvBlock);
-            const int lo = std::max(first[i], start), hi = std::min(last[i], end);
-            from[i] = lo < hi ? lo - start : 0;
-            to[i] = lo < hi ? hi - start : 0;
-        }
-        table.attend_block({queries, kQueries, &keys[b * head_dim * kKvBlock],
-                            &values[b * kKvBlock * value_dim], head_dim, value_dim, from, to, scale,
-                            softcap, maximum, sum, weighted.data(), value_dim, scratch.data()});
-    }
-    for (size_t i = 0; i < kQueries; ++i) {
-        std::vector<double> expected(value_dim);
-        double total = 0.0;
-        for (int t = first[i]; t < last[i]; ++t) {
-            double dot = 0.0;
-            const size_t block = t / kKvBlock, place = t % kKvBlock;
-            for (size_t d = 0; d < head_dim; ++d) {
-                dot += static_cast<double>(q[i * head_dim + d]) *
-                       half_to_float(keys[(block * head_dim + d) * kKvBlock + place]);
-            }
-            dot *= scale;
-            if (softcap != 0.0f) dot = softcap * std::tanh(dot / softcap);
-            const double weight = std::exp(dot);
-            total += weight;
-            for (size_t d = 0; d < value_dim; ++d) {
-                expected[d] += weight * half_to_float(values[t * value_dim + d]);
-            }
-        }
-        std::vector<float> got(value_dim);
-        for (size_t d = 0; d < value_dim; ++d) {
-            expected[d] /= total;
-            got[d] = weighted[i * value_dim + d] / sum[i];
-        }
-        check(table, "attention", got, expected, 3e-6, 1.0);  // values are about 1
-    }
-}
-
 }  // namespace
 
 int main() {
@@ -213,12 +147,6 @@ int main() {
         test_elementwise(*table, random);
         test_quantize(*table, random);
         test_halves(*table);
-        for (const size_t head_dim : {1, 32, 80, 128}) {
-            for (const size_t value_dim : {1, 9, 64, 72, 256}) {
-                test_attention(*table, head_dim, value_dim, 0.0f, random);
-                test_attention(*table, head_dim, value_dim, 20.0f, random);
-            }
-        }
     }
     return failures == 0 ? 0 : 1;
 }

@@ -14,6 +14,7 @@ from tests.backends.steps import Piece, make_step, num_blocks, run_text
 from tektra import LLM
 from tektra.backends.base import CompileOptions, Executable
 from tektra.backends.cpu import CpuBackend, native_core
+from tektra.config import KV_TYPES
 from tektra.formats.gguf import GGUFFile
 from tektra.models.base import draw
 
@@ -23,21 +24,25 @@ pytestmark = pytest.mark.skipif(core is None, reason="the native core is not bui
 ISAS = [isa for isa in core.compiled_isas() if core.runs_here(isa)] if core else []
 FAST_ISAS = [isa for isa in ISAS if isa != "scalar"]  # which takes minutes; see TINY below
 NUM_BLOCKS = 128
-SHORT, LONG = 600, 2200  # two splits of attention, and five
+SHORT, LONG = 600, 2200  # three splits of attention, and nine
 THREADS = (1, 2, 3)
 Floats = NDArray[np.float32]
 Compile = Callable[[str, int], Executable]
 
 
-@pytest.fixture(scope="module")
-def compile_real(smollm2_path: Path) -> Iterator[Compile]:
+@pytest.fixture(scope="module", params=KV_TYPES)
+def compile_real(request: pytest.FixtureRequest, smollm2_path: Path) -> Iterator[Compile]:
     made: list[Executable] = []
 
     def compile(isa: str, threads: int) -> Executable:
         while made:
             made.pop().close()
         options = CompileOptions(
-            num_threads=threads, max_rows=512, max_outputs=8, num_kv_blocks=NUM_BLOCKS
+            num_threads=threads,
+            max_rows=512,
+            max_outputs=8,
+            num_kv_blocks=NUM_BLOCKS,
+            kv_type=request.param,
         )
         with GGUFFile.open(smollm2_path) as file:
             graph = draw(file.metadata, file.tensors).graph
@@ -62,7 +67,7 @@ def equal(got: Floats, expected: Floats) -> None:
 
 @pytest.mark.parametrize("isa", FAST_ISAS)
 def test_threads_chunks_and_company(compile_real: Compile, text: list[int], isa: str) -> None:
-    short, rows = text[:SHORT], (0, 31, 32, 511, 512, 513, SHORT - 2, SHORT - 1)
+    short, rows = text[:SHORT], (0, 31, 32, 255, 256, 511, 512, SHORT - 2, SHORT - 1)
     expected: Floats | None = None
     for threads in THREADS:
         executable = compile_real(isa, threads)

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 
+#include "tektra/attention_kernels.h"
 #include "tektra/packed_blocks.h"
 #include "tektra/sampling_kernels.h"
 
@@ -95,34 +96,6 @@ struct RowKernels {
 
 enum ActivationKind { kSilu, kGelu, kGeluTanh, kRelu, kSigmoid, kTanh, kNumActivations };
 
-constexpr size_t kKvBlock = 32;  // tokens in a block of the cache
-
-// Online softmax of several queries over one block of the cache of one kv head.
-// Keys lie transposed [head_dim][kKvBlock], values [kKvBlock][value_dim], both binary16.
-// Query i sees tokens first[i] <= t < last[i] of the block; none where first >= last.
-// State of query i: running maximum, sum of exponentials, and weighted values (not yet divided).
-struct AttentionTask {
-    const float* const* queries;  // [num_queries] pointers to head_dim floats
-    size_t num_queries;
-    const half_t* keys;
-    const half_t* values;
-    size_t head_dim;
-    size_t value_dim;
-    const int32_t* first;
-    const int32_t* last;
-    float scale;
-    float softcap;        // 0: none
-    float* maximum;       // [num_queries]
-    float* sum;           // [num_queries]
-    float* values_sum;    // [num_queries][value_stride]
-    size_t value_stride;  // floats
-    float* scratch;       // attention_scratch(head_dim, value_dim) floats
-};
-
-constexpr size_t attention_scratch(size_t head_dim, size_t value_dim) {
-    return kKvBlock * (head_dim + value_dim) + 16;
-}
-
 // Loops over the instructions that kernels are made of, to measure what a core can do at most
 // (machine_peaks.h). Each sum feeds its next product, so that no compiler takes one out of a loop;
 // there are sums enough to hide how long an instruction takes.
@@ -139,7 +112,7 @@ struct KernelTable {
     const char* name;
     LinearKernel linear[kMaxWeightType];
     RowKernels rows;
-    void (*attend_block)(const AttentionTask& task);
+    AttentionKernel attend[kNumKvTypes];
     const SamplingKernels* sampling;
     PeakKernels peaks;
 };

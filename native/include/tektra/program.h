@@ -71,6 +71,8 @@ struct StepView {
     const int32_t* output_rows;
 };
 
+struct AttentionNumbers;
+
 // Time spent in one op, over all runs.
 struct OpTime {
     double seconds;
@@ -103,7 +105,8 @@ class Program {
     // Radians per position of each rotated pair, and the factor on cosine and sine.
     int32_t add_frequencies(const double* values, size_t n, double magnitude);
     // The cache of the next attention layer; returns the layer.
-    int32_t add_cache(size_t num_kv_heads, size_t head_dim, size_t value_dim);
+    int32_t add_cache(size_t num_kv_heads, size_t head_dim, size_t value_dim,
+                      KvType type = KvType::kF16);
     // A matrix of activations in the arena, `stride` bytes from row to row.
     int32_t add_buffer(size_t offset, size_t stride, size_t width, Rows rows);
     void add_op(Op op);
@@ -149,11 +152,6 @@ class Program {
         std::vector<double> values;
         double magnitude;
     };
-    struct Cache {  // of one layer
-        size_t num_kv_heads, head_dim, value_dim;
-        Memory keys;    // [block][kv head][head_dim][kKvBlock]
-        Memory values;  // [block][kv head][kKvBlock][value_dim]
-    };
     struct Buffer {
         size_t offset, stride, width;
         Rows rows;
@@ -161,6 +159,11 @@ class Program {
     struct Chunk {  // a share of a linear op: groups of one of its matrices
         int32_t which;
         size_t begin, end;
+    };
+
+    struct AttentionTile {  // neighbouring rows of one sequence, and the splits that they see
+        size_t row, num_rows;
+        size_t first_split, end_split;
     };
 
     // Refuses a second thread, for as long as it lives.
@@ -185,6 +188,11 @@ class Program {
     float* floats(int32_t buffer, size_t index) const {
         return reinterpret_cast<float*>(row(buffer, index));
     }
+    // Keys of a kv head in a block of the cache; its values follow.
+    uint8_t* kv_head(const KvShape& shape, size_t block, size_t head) const {
+        return cache_.data() + block * cache_block_bytes_ + shape.offset +
+               head * shape.head_bytes();
+    }
     size_t count(int32_t buffer, const StepView& step) const {
         return buffers_[buffer].rows == Rows::kTokens ? step.num_rows : step.num_outputs;
     }
@@ -200,6 +208,8 @@ class Program {
     void run_quantize(const Op& op, const StepView& step);
     void run_attention(const Op& op, const StepView& step);
     void write_cache(const Op& op, const StepView& step);
+    template <class SpanOf>
+    size_t tile_rows(const AttentionNumbers& a, const StepView& step, const SpanOf& span_of);
     // Calls function(row, thread) for each row, on all threads where there is enough to do.
     template <class Function>
     void each_row_on(size_t num_rows, size_t width, const Function& function);
@@ -217,7 +227,7 @@ class Program {
     std::vector<Matrix> matrices_;
     std::vector<std::vector<float>> vectors_;
     std::vector<Frequencies> frequencies_;
-    std::vector<Cache> caches_;
+    std::vector<KvShape> caches_;  // of each layer
     std::vector<Buffer> buffers_;
     std::vector<Op> ops_;
     std::vector<std::vector<Chunk>> chunks_;  // of each op; empty but for linear ones
@@ -229,11 +239,14 @@ class Program {
     bool profiling_ = false;
     std::atomic<bool> busy_{false};
     Memory arena_;
-    Memory row_scratch_;         // per thread: two rows of floats
-    Memory attention_scratch_;   // per thread
-    Memory attention_partials_;  // per row, head and split
+    Memory cache_;
+    size_t cache_block_bytes_ = 0;  // of all layers
+    Memory row_scratch_;            // per thread: two rows of floats
+    Memory attention_scratch_;      // per thread
+    Memory attention_partials_;     // per row, head and split
     size_t row_scratch_floats_ = 0;
     size_t attention_scratch_floats_ = 0;
+    std::vector<AttentionTile> tiles_;  // of the attention op that runs
     bool finished_ = false;
     bool released_ = false;
 };

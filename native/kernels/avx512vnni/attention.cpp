@@ -1,38 +1,12 @@
-// Online softmax over one block of the cache, with vectors of sixteen floats.
-//
-// Queries that see the whole block go through it in tiles that share each load of a key or value;
-// the few that see a part of it (the last block of a row, the edge of a window) go alone, so that
-// they touch nothing that they do not see. Each query's own operations are the same either way.
-// Where many queries share a block it becomes floats once, otherwise while it is read.
+// Attention with vectors of sixteen floats.
 #include <immintrin.h>
 
-#include <cmath>
-#include <limits>
-
+#include "../shared/attention_float.h"
+#include "../shared/attention_int8.h"
 #include "tables.h"
 
 namespace tektra::avx512vnni {
 namespace {
-
-static_assert(kKvBlock == 32, "scores of a block are two vectors");
-
-// Queries from which on it pays to convert a block beforehand.
-constexpr size_t kConvertAt = 7;
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-inline __m512 load(const float* p) {
-    return _mm512_loadu_ps(p);
-}
-inline __m512 load(const half_t* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-inline float single(const float* p) {
-    return *p;
-}
-inline float single(const half_t* p) {
-    return _cvtsh_ss(*p);
-}
 
 // exp(x) to about 1 ulp: x = n ln 2 + r, a polynomial in r, scaled by 2^n; 0 below -87.3.
 inline __m512 exp(__m512 x) {
@@ -71,169 +45,78 @@ inline __m512 soft_cap(__m512 x, float cap) {
     return _mm512_mul_ps(_mm512_set1_ps(cap), _mm512_mask_blend_ps(is_small, large, small));
 }
 
-// A tile of queries on its way through the block.
-template <int kQueries>
-struct Tile {
-    size_t which[kQueries];
-    float weights[kQueries][kKvBlock];
-    float rescale[kQueries];
+#if defined(__GNUC__)
+using Float16 = float __attribute__((vector_size(64)));
+#endif
+
+struct Vectors {
+    static constexpr size_t kLanes = 16;
+    static constexpr int kTile = 6;
+    static constexpr int kWide = 4;
+    using Float = __m512;
+
+    static inline Float load(const float* p) { return _mm512_loadu_ps(p); }
+    static inline Float load(const half_t* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
+    static inline float single(const float* p) { return *p; }
+    static inline float single(const half_t* p) { return _cvtsh_ss(*p); }
+    static inline Float splat(float f) { return _mm512_set1_ps(f); }
+    static inline Float zero() { return _mm512_setzero_ps(); }
+    static inline Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+    static inline Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+    static inline Float sub(Float a, Float b) { return _mm512_sub_ps(a, b); }
+    static inline Float max(Float a, Float b) { return _mm512_max_ps(a, b); }
+    static inline Float fmadd(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+    static inline void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
+    static inline Float power(Float v) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23));
+    }
+    static inline Float soft_cap(Float v, float cap) { return avx512vnni::soft_cap(v, cap); }
+    static inline Float only(Float v, int at, int first, int last, Float other) {
+        const __m512i lanes = _mm512_add_epi32(
+            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+            _mm512_set1_epi32(at));
+        const __mmask16 seen = _mm512_cmpge_epi32_mask(lanes, _mm512_set1_epi32(first)) &
+                               _mm512_cmplt_epi32_mask(lanes, _mm512_set1_epi32(last));
+        return _mm512_mask_blend_ps(seen, other, v);
+    }
+    static inline float sum_lanes(Float v) { return _mm512_reduce_add_ps(v); }
+    static inline float max_lanes(Float v) { return _mm512_reduce_max_ps(v); }
+
+    using Int = __m512i;
+#if defined(__GNUC__)
+    using Sum = int32_t __attribute__((vector_size(64)));
+    static inline Sum none() { return Sum{}; }
+    static inline Float to_float(Sum v) { return (__m512) __builtin_convertvector(v, Float16); }
+#else
+    using Sum = __m512i;
+    static inline Sum none() { return _mm512_setzero_si512(); }
+    static inline Float to_float(Sum v) { return _mm512_cvtepi32_ps(v); }
+#endif
+    static inline Int pairs(const int16_t* p) { return _mm512_loadu_si512(p); }
+    static inline Int pairs(const int8_t* p) {
+        return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
+    static inline void store_pairs(int16_t* p, Int v) { _mm512_storeu_si512(p, v); }
+    static inline Int splat_pair(const float* p) { return _mm512_castps_si512(_mm512_set1_ps(*p)); }
+    static inline Sum dot(Int a, Int b, Sum c) {
+        return (Sum)_mm512_dpwssd_epi32((__m512i)c, a, b);
+    }
+    static inline void store_codes(int16_t* p, Float v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                            _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));
+    }
+    static inline void fetch(const uint8_t* p) {
+        _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+    }
 };
-
-// Scores, new maximum and weights of the tile; Element is float or half_t.
-template <int kQueries, class Element>
-inline void weigh(const AttentionTask& t, const Element* keys, Tile<kQueries>& tile) {
-    const float* queries[kQueries];
-    __m512 scores[kQueries][2];
-    for (int i = 0; i < kQueries; ++i) {
-        queries[i] = t.queries[tile.which[i]];
-        scores[i][0] = scores[i][1] = _mm512_setzero_ps();
-    }
-    for (size_t d = 0; d < t.head_dim; ++d) {
-        const __m512 low = load(keys + d * kKvBlock), high = load(keys + d * kKvBlock + 16);
-        for (int i = 0; i < kQueries; ++i) {
-            const __m512 q = _mm512_set1_ps(queries[i][d]);
-            scores[i][0] = _mm512_fmadd_ps(q, low, scores[i][0]);
-            scores[i][1] = _mm512_fmadd_ps(q, high, scores[i][1]);
-        }
-    }
-    for (int i = 0; i < kQueries; ++i) {
-        const size_t at = tile.which[i];
-        // bits of the positions that the query sees
-        const uint32_t seen = static_cast<uint32_t>((uint64_t{1} << t.last[at]) - 1) &
-                              ~static_cast<uint32_t>((uint64_t{1} << t.first[at]) - 1);
-        for (int v = 0; v < 2; ++v) {
-            __m512 s = _mm512_mul_ps(scores[i][v], _mm512_set1_ps(t.scale));
-            if (t.softcap != 0.0f) s = soft_cap(s, t.softcap);
-            scores[i][v] = _mm512_mask_blend_ps(static_cast<__mmask16>(seen >> 16 * v),
-                                                _mm512_set1_ps(-kInfinity), s);
-        }
-        const float largest = _mm512_reduce_max_ps(_mm512_max_ps(scores[i][0], scores[i][1]));
-        const float maximum = std::fmax(t.maximum[at], largest);
-        __m512 total = _mm512_setzero_ps();
-        for (int v = 0; v < 2; ++v) {
-            const __m512 w = exp(_mm512_sub_ps(scores[i][v], _mm512_set1_ps(maximum)));
-            _mm512_storeu_ps(tile.weights[i] + 16 * v, w);
-            total = _mm512_add_ps(total, w);
-        }
-        // the first block of a query finds -infinity: its empty state is multiplied by zero
-        tile.rescale[i] = _mm512_cvtss_f32(exp(_mm512_set1_ps(t.maximum[at] - maximum)));
-        t.sum[at] = t.sum[at] * tile.rescale[i] + _mm512_reduce_add_ps(total);
-        t.maximum[at] = maximum;
-    }
-}
-
-// kVectors vectors of the weighted values, from element d on, of all queries of the tile.
-template <int kQueries, int kVectors, class Element>
-inline void add_vectors(const AttentionTask& t, const Element* values, const Tile<kQueries>& tile,
-                        int first, int last, size_t d) {
-    __m512 sums[kQueries][kVectors];
-    for (int i = 0; i < kQueries; ++i) {
-        const float* out = t.values_sum + tile.which[i] * t.value_stride + d;
-        for (int v = 0; v < kVectors; ++v) {
-            sums[i][v] = _mm512_mul_ps(load(out + 16 * v), _mm512_set1_ps(tile.rescale[i]));
-        }
-    }
-    for (int j = first; j < last; ++j) {
-        const Element* value = values + static_cast<size_t>(j) * t.value_dim + d;
-        __m512 loaded[kVectors];
-        for (int v = 0; v < kVectors; ++v) loaded[v] = load(value + 16 * v);
-        for (int i = 0; i < kQueries; ++i) {
-            const __m512 w = _mm512_set1_ps(tile.weights[i][j]);
-            for (int v = 0; v < kVectors; ++v) {
-                sums[i][v] = _mm512_fmadd_ps(w, loaded[v], sums[i][v]);
-            }
-        }
-    }
-    for (int i = 0; i < kQueries; ++i) {
-        float* out = t.values_sum + tile.which[i] * t.value_stride + d;
-        for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(out + 16 * v, sums[i][v]);
-    }
-}
-
-template <int kQueries, class Element>
-inline void add_values(const AttentionTask& t, const Element* values, const Tile<kQueries>& tile,
-                       int first, int last) {
-    size_t d = 0;
-    for (; d + 64 <= t.value_dim; d += 64) {
-        add_vectors<kQueries, 4>(t, values, tile, first, last, d);
-    }
-    for (; d + 16 <= t.value_dim; d += 16) {
-        add_vectors<kQueries, 1>(t, values, tile, first, last, d);
-    }
-    for (; d < t.value_dim; ++d) {
-        for (int i = 0; i < kQueries; ++i) {
-            float& out = t.values_sum[tile.which[i] * t.value_stride + d];
-            float sum = out * tile.rescale[i];
-            for (int j = first; j < last; ++j) {
-                sum +=
-                    tile.weights[i][j] * single(values + static_cast<size_t>(j) * t.value_dim + d);
-            }
-            out = sum;
-        }
-    }
-}
-
-template <int kQueries, class Element>
-inline void attend(const AttentionTask& t, const Element* keys, const Element* values,
-                   const size_t* which, int first, int last) {
-    Tile<kQueries> tile;
-    for (int i = 0; i < kQueries; ++i) tile.which[i] = which[i];
-    weigh(t, keys, tile);
-    add_values(t, values, tile, first, last);
-}
-
-template <class Element>
-void attend_all(const AttentionTask& t, const Element* keys, const Element* values) {
-    constexpr size_t kTile = 6;
-    size_t waiting[kTile];
-    size_t n = 0;
-    for (size_t i = 0; i < t.num_queries; ++i) {
-        const int first = t.first[i], last = t.last[i];
-        if (first >= last) continue;
-        if (first != 0 || last != static_cast<int>(kKvBlock)) {
-            attend<1>(t, keys, values, &i, first, last);
-            continue;
-        }
-        waiting[n++] = i;
-        if (n == kTile) {
-            attend<kTile>(t, keys, values, waiting, 0, kKvBlock);
-            n = 0;
-        }
-    }
-    const size_t* next = waiting;
-    if (n >= 3) {
-        attend<3>(t, keys, values, next, 0, kKvBlock);
-        next += 3;
-        n -= 3;
-    }
-    if (n == 2) attend<2>(t, keys, values, next, 0, kKvBlock);
-    if (n == 1) attend<1>(t, keys, values, next, 0, kKvBlock);
-}
-
-void to_floats(const half_t* from, size_t n, float* to) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(to + i, load(from + i));
-    for (; i < n; ++i) to[i] = single(from + i);
-}
-
-void attend_block(const AttentionTask& t) {
-    if (t.num_queries < kConvertAt) {
-        attend_all(t, t.keys, t.values);
-        return;
-    }
-    // 64-byte aligned room inside the scratch
-    float* keys = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(t.scratch) + 63) &
-                                           ~static_cast<uintptr_t>(63));
-    float* values = keys + kKvBlock * t.head_dim;
-    to_floats(t.keys, kKvBlock * t.head_dim, keys);
-    to_floats(t.values, kKvBlock * t.value_dim, values);
-    attend_all(t, static_cast<const float*>(keys), static_cast<const float*>(values));
-}
 
 }  // namespace
 
 void fill_attention(KernelTable& table) {
-    table.attend_block = attend_block;
+    table.attend[static_cast<size_t>(KvType::kF16)] = FloatAttention<Vectors>::run;
+    table.attend[static_cast<size_t>(KvType::kInt8)] = Int8Attention<Vectors>::run;
 }
 
 }  // namespace tektra::avx512vnni

@@ -1,116 +1,74 @@
-// Online softmax over one block of the cache with NEON: keys and values become floats once, then
-// serve all queries that see the block; scores of 32 positions are computed side by side.
-#include <cmath>
-#include <limits>
-
+// Attention with vectors of four floats.
+#include "../shared/attention_float.h"
+#include "../shared/attention_int8.h"
 #include "tables.h"
 #include "vector.h"
 
 namespace tektra::neon {
 namespace {
 
-constexpr int kVectors = kKvBlock / 4;  // of scores
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+struct Vectors {
+    static constexpr size_t kLanes = 4;
+    static constexpr int kTile = 2;
+    static constexpr int kWide = 8;
+    using Float = float32x4_t;
 
-void to_floats(const half_t* from, size_t n, float* to) {
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        vst1q_f32(to + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + i))));
+    static inline Float load(const float* p) { return vld1q_f32(p); }
+    static inline Float load(const half_t* p) {
+        return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
     }
-    for (; i < n; ++i) {
-        to[i] = vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(from[i]))), 0);
+    static inline float single(const float* p) { return *p; }
+    static inline float single(const half_t* p) {
+        return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(*p))), 0);
     }
-}
-
-// The weighted values of kCount neighbouring vectors from element d on; positions in order.
-template <int kCount>
-inline void add_vectors(const float* weights, int first, int last, const float* values,
-                        size_t value_dim, float rescale, float* out) {
-    float32x4_t sums[kCount];
-    for (int v = 0; v < kCount; ++v) sums[v] = vmulq_n_f32(vld1q_f32(out + 4 * v), rescale);
-    for (int j = first; j < last; ++j) {
-        const float32x4_t w = vdupq_n_f32(weights[j]);
-        const float* value = values + static_cast<size_t>(j) * value_dim;
-        for (int v = 0; v < kCount; ++v) {
-            sums[v] = vfmaq_f32(sums[v], w, vld1q_f32(value + 4 * v));
-        }
+    static inline Float splat(float f) { return vdupq_n_f32(f); }
+    static inline Float zero() { return vdupq_n_f32(0.0f); }
+    static inline Float mul(Float a, Float b) { return vmulq_f32(a, b); }
+    static inline Float add(Float a, Float b) { return vaddq_f32(a, b); }
+    static inline Float sub(Float a, Float b) { return vsubq_f32(a, b); }
+    static inline Float max(Float a, Float b) { return vmaxq_f32(a, b); }
+    static inline Float fmadd(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
+    static inline void store(float* p, Float v) { vst1q_f32(p, v); }
+    static inline Float power(Float v) {
+        return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(v), 23));
     }
-    for (int v = 0; v < kCount; ++v) vst1q_f32(out + 4 * v, sums[v]);
-}
-
-void attend(const AttentionTask& t, size_t i, const float* keys, const float* values) {
-    const int first = t.first[i], last = t.last[i];
-    float32x4_t scores[kVectors];
-    for (auto& s : scores) s = vdupq_n_f32(0.0f);
-    for (size_t d = 0; d < t.head_dim; ++d) {
-        const float32x4_t q = vdupq_n_f32(t.queries[i][d]);
-        const float* key = keys + d * kKvBlock;
-        for (int v = 0; v < kVectors; ++v) {
-            scores[v] = vfmaq_f32(scores[v], q, vld1q_f32(key + 4 * v));
-        }
+    static inline Float soft_cap(Float v, float cap) {
+        return vmulq_n_f32(tanh(vdivq_f32(v, vdupq_n_f32(cap))), cap);
     }
-    const int32x4_t lanes = {0, 1, 2, 3};
-    float32x4_t largest = vdupq_n_f32(-kInfinity);
-    for (int v = 0; v < kVectors; ++v) {
-        float32x4_t s = vmulq_n_f32(scores[v], t.scale);
-        if (t.softcap != 0.0f) {
-            s = vmulq_n_f32(tanh(vdivq_f32(s, vdupq_n_f32(t.softcap))), t.softcap);
-        }
-        const int32x4_t at = vaddq_s32(lanes, vdupq_n_s32(4 * v));
+    static inline Float only(Float v, int at, int first, int last, Float other) {
+        const int32x4_t lanes = vaddq_s32(int32x4_t{0, 1, 2, 3}, vdupq_n_s32(at));
         const uint32x4_t seen =
-            vandq_u32(vcgeq_s32(at, vdupq_n_s32(first)), vcltq_s32(at, vdupq_n_s32(last)));
-        scores[v] = vbslq_f32(seen, s, vdupq_n_f32(-kInfinity));
-        largest = vmaxnmq_f32(largest, scores[v]);
+            vandq_u32(vcgeq_s32(lanes, vdupq_n_s32(first)), vcltq_s32(lanes, vdupq_n_s32(last)));
+        return vbslq_f32(seen, v, other);
     }
-    const float maximum = std::fmax(t.maximum[i], vmaxnmvq_f32(largest));
-    float weights[kKvBlock];
-    float32x4_t total = vdupq_n_f32(0.0f);
-    for (int v = 0; v < kVectors; ++v) {
-        const float32x4_t w = exp(vsubq_f32(scores[v], vdupq_n_f32(maximum)));
-        vst1q_f32(weights + 4 * v, w);
-        total = vaddq_f32(total, w);
-    }
-    // the first block of a query finds -infinity: its empty state is multiplied by zero
-    const float rescale = vgetq_lane_f32(exp(vdupq_n_f32(t.maximum[i] - maximum)), 0);
-    t.sum[i] = t.sum[i] * rescale + vaddvq_f32(total);
-    t.maximum[i] = maximum;
+    static inline float sum_lanes(Float v) { return vaddvq_f32(v); }
+    static inline float max_lanes(Float v) { return vmaxnmvq_f32(v); }
 
-    float* out = t.values_sum + i * t.value_stride;
-    size_t d = 0;
-    for (; d + 32 <= t.value_dim; d += 32) {
-        add_vectors<8>(weights, first, last, values + d, t.value_dim, rescale, out + d);
+    // pairs of int16 as they lie, which dot() reads as such
+    using Int = int32x4_t;
+    using Sum = int32x4_t;
+    static inline Int pairs(const int16_t* p) { return vreinterpretq_s32_s16(vld1q_s16(p)); }
+    static inline Int pairs(const int8_t* p) { return vreinterpretq_s32_s16(vmovl_s8(vld1_s8(p))); }
+    static inline void store_pairs(int16_t* p, Int v) { vst1q_s16(p, vreinterpretq_s16_s32(v)); }
+    static inline Int splat_pair(const float* p) { return vreinterpretq_s32_f32(vdupq_n_f32(*p)); }
+    static inline Int dot(Int a, Int b, Int c) {
+        const int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+        return vaddq_s32(
+            c, vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
     }
-    for (; d + 4 <= t.value_dim; d += 4) {
-        add_vectors<1>(weights, first, last, values + d, t.value_dim, rescale, out + d);
+    static inline Int none() { return vdupq_n_s32(0); }
+    static inline Float to_float(Int v) { return vcvtq_f32_s32(v); }
+    static inline void store_codes(int16_t* p, Float v) {
+        vst1_s16(p, vqmovn_s32(vcvtnq_s32_f32(v)));
     }
-    for (; d < t.value_dim; ++d) {
-        float sum = out[d] * rescale;
-        for (int j = first; j < last; ++j) {
-            sum += weights[j] * values[static_cast<size_t>(j) * t.value_dim + d];
-        }
-        out[d] = sum;
-    }
-}
-
-void attend_block(const AttentionTask& t) {
-    float* keys = t.scratch;
-    float* values = keys + kKvBlock * t.head_dim;
-    bool ready = false;
-    for (size_t i = 0; i < t.num_queries; ++i) {
-        if (t.first[i] >= t.last[i]) continue;
-        if (!ready) {
-            to_floats(t.keys, kKvBlock * t.head_dim, keys);
-            to_floats(t.values, kKvBlock * t.value_dim, values);
-            ready = true;
-        }
-        attend(t, i, keys, values);
-    }
-}
+    static inline void fetch(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
+};
 
 }  // namespace
 
 void fill_attention(KernelTable& table) {
-    table.attend_block = attend_block;
+    table.attend[static_cast<size_t>(KvType::kF16)] = FloatAttention<Vectors>::run;
+    table.attend[static_cast<size_t>(KvType::kInt8)] = Int8Attention<Vectors>::run;
 }
 
 }  // namespace tektra::neon

@@ -1,5 +1,5 @@
-// Online softmax over one block of the cache, plainly.
-// Source: Milakov and Gimelshein, https://arxiv.org/abs/1805.02867
+// Attention over one split of the context, plainly.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -9,42 +9,105 @@
 namespace tektra::scalar {
 namespace {
 
-void attend_block(const AttentionTask& t) {
+// What a query pays attention to: 2^(score - maximum) of the positions [first, last), with
+// product(p) the query times the key at p.
+template <class Product>
+void weigh(const AttentionTask& t, size_t i, float* weights, const Product& product) {
+    float maximum = -std::numeric_limits<float>::infinity();
+    float sum = 0.0f;
+    for (int p = t.first[i]; p < t.last[i]; ++p) {
+        float score = product(static_cast<size_t>(p)) * t.scale;
+        if (t.softcap != 0.0f) score = t.softcap * std::tanh(score / t.softcap);
+        weights[p] = score * kLog2E;
+        maximum = std::fmax(maximum, weights[p]);
+    }
+    for (int p = t.first[i]; p < t.last[i]; ++p) {
+        weights[p] = std::exp2(weights[p] - maximum);
+        sum += weights[p];
+    }
+    t.maximum[i] = maximum;
+    t.sum[i] = sum;
+}
+
+void attend_f16(const AttentionTask& t) {
     for (size_t i = 0; i < t.num_queries; ++i) {
-        const int first = t.first[i], last = t.last[i];
-        if (first >= last) continue;
-        float scores[kKvBlock];
-        float largest = -std::numeric_limits<float>::infinity();
-        for (int j = first; j < last; ++j) {
+        float weights[kSplit];
+        weigh(t, i, weights, [&](size_t p) {
+            const auto* key = reinterpret_cast<const half_t*>(t.keys[p / kKvBlock]) + p % kKvBlock;
             float dot = 0.0f;
             for (size_t d = 0; d < t.head_dim; ++d) {
-                dot += t.queries[i][d] * half_to_float(t.keys[d * kKvBlock + j]);
+                dot += t.queries[i][d] * half_to_float(key[d * kKvBlock]);
             }
-            dot *= t.scale;
-            if (t.softcap != 0.0f) dot = t.softcap * std::tanh(dot / t.softcap);
-            scores[j] = dot;
-            largest = std::fmax(largest, dot);
+            return dot;
+        });
+        float* out = t.values_sum + i * t.value_dim;
+        std::fill_n(out, t.value_dim, 0.0f);
+        for (int p = t.first[i]; p < t.last[i]; ++p) {
+            const auto* value = reinterpret_cast<const half_t*>(t.values[p / kKvBlock]) +
+                                p % kKvBlock * t.value_dim;
+            for (size_t d = 0; d < t.value_dim; ++d) {
+                out[d] += weights[p] * half_to_float(value[d]);
+            }
         }
-        float* values = t.values_sum + i * t.value_stride;
-        const float maximum = std::fmax(t.maximum[i], largest);
-        const float rescale = std::exp(t.maximum[i] - maximum);  // 0 for the first block
-        float sum = t.sum[i] * rescale;
-        for (size_t d = 0; d < t.value_dim; ++d) values[d] *= rescale;
-        for (int j = first; j < last; ++j) {
-            const float weight = std::exp(scores[j] - maximum);
-            sum += weight;
-            const half_t* value = t.values + static_cast<size_t>(j) * t.value_dim;
-            for (size_t d = 0; d < t.value_dim; ++d) values[d] += weight * half_to_float(value[d]);
+    }
+}
+
+// In integers, as the other sets do it: queries and weights have 15 bits, the latter as a share of
+// the largest of their block.
+void attend_int8(const AttentionTask& t) {
+    const size_t num_pairs = (t.head_dim + 1) / 2;
+    for (size_t i = 0; i < t.num_queries; ++i) {
+        const float* query = t.queries[i];
+        const auto* codes = reinterpret_cast<const int16_t*>(query);
+        float weights[kSplit];
+        weigh(t, i, weights, [&](size_t p) {
+            const uint8_t* block = t.keys[p / kKvBlock];
+            const auto* key = reinterpret_cast<const int8_t*>(block) + 2 * (p % kKvBlock);
+            const auto* scales = reinterpret_cast<const float*>(block + 2 * num_pairs * kKvBlock);
+            int32_t dot = 0;
+            for (size_t d = 0; d < 2 * num_pairs; ++d) {
+                dot += codes[d] * key[d / 2 * 2 * kKvBlock + d % 2];
+            }
+            return static_cast<float>(dot) * scales[p % kKvBlock] * query[num_pairs];
+        });
+        float* out = t.values_sum + i * t.value_dim;
+        std::fill_n(out, t.value_dim, 0.0f);
+        for (size_t b = 0; b < t.num_blocks; ++b) {
+            const int start = static_cast<int>(b * kKvBlock);
+            const int lo = std::max(t.first[i] - start, 0);
+            const int hi = std::min(t.last[i] - start, static_cast<int>(kKvBlock));
+            const auto* values = reinterpret_cast<const int8_t*>(t.values[b]);
+            const auto* scales =
+                reinterpret_cast<const float*>(t.values[b] + kKvBlock * t.value_dim);
+            float largest = 0.0f;
+            for (int j = lo; j < hi; ++j) {
+                weights[start + j] *= scales[j];
+                largest = std::fmax(largest, weights[start + j]);
+            }
+            const float inverse = largest > 1e-34f ? kWeightCode / largest : 0.0f;
+            const float unit = largest / kWeightCode;
+            int32_t units[kKvBlock] = {};
+            for (int j = lo; j < hi; ++j) {
+                const float share = weights[start + j] * inverse;  // not a number: no value
+                units[j] = share > 0.0f ? static_cast<int32_t>(std::lrint(share)) : 0;
+            }
+            for (size_t d = 0; d < t.value_dim; ++d) {
+                int32_t sum = 0;
+                for (int j = lo; j < hi; ++j) {
+                    const auto pair = static_cast<size_t>(j) / 2;
+                    sum += units[j] * values[2 * (pair * t.value_dim + d) + j % 2];
+                }
+                out[d] += static_cast<float>(sum) * unit;
+            }
         }
-        t.maximum[i] = maximum;
-        t.sum[i] = sum;
     }
 }
 
 }  // namespace
 
 void fill_attention(KernelTable& table) {
-    table.attend_block = attend_block;
+    table.attend[static_cast<size_t>(KvType::kF16)] = attend_f16;
+    table.attend[static_cast<size_t>(KvType::kInt8)] = attend_int8;
 }
 
 }  // namespace tektra::scalar

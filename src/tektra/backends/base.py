@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tektra.config import KvType
 from tektra.formats.packed import PackedMatrix
 from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, OutputName
@@ -93,12 +94,15 @@ class CompileOptions:
         max_rows: most token rows in one step.
         max_outputs: most output rows in one step; bounds the memory for logits.
         num_kv_blocks: blocks in the paged cache, each of `KV_BLOCK_SIZE` tokens over all layers.
+        kv_type: what keys and values are kept as. They are rounded when they are written and
+            always read back, so a result never depends on which step a token was in.
     """
 
     num_threads: int = 1
     max_rows: int = 512
     max_outputs: int = 32
     num_kv_blocks: int = 64
+    kv_type: KvType = "f16"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from tektra.backends.base import (
 from tektra.backends.cpu_costs import CostModel
 from tektra.backends.cpu_lowering import Lowered, lower
 from tektra.backends.cpu_program import OpCode, row_scratch_bytes
+from tektra.config import KV_TYPES
 from tektra.errors import (
     BackendError,
     DeviceUnavailableError,
@@ -91,7 +92,11 @@ class CpuBackend(Backend):
             weights += self._packed_bytes(tensors[name])
         for name in lowered.vectors:
             weights += 4 * tensors[name].shape[0]
-        cached = sum(g.num_kv_heads * (g.head_dim + g.value_dim) for g in kv_geometry(graph))
+        kv_type = KV_TYPES.index(options.kv_type)
+        block_bytes = sum(
+            self._core.kv_block_bytes(g.num_kv_heads, g.head_dim, g.value_dim, kv_type)
+            for g in kv_geometry(graph)
+        )
         rows = row_scratch_bytes(lowered.instructions, lowered.buffers, options.num_threads)
         scratch = partials = 0
         for op in lowered.instructions:
@@ -103,7 +108,7 @@ class CpuBackend(Backend):
         return MemoryUse(
             {
                 "weights": weights,
-                "kv_cache": 2 * cached * options.num_kv_blocks * 32,
+                "kv_cache": block_bytes * options.num_kv_blocks,
                 "activations": lowered.arena_bytes + rows + scratch + partials,
             }
         )
@@ -125,8 +130,9 @@ class CpuBackend(Backend):
             ids = _load_weights(
                 program, lowered, weights, progress, cancel, layout, packed, self._packed_bytes
             )
+            kv_type = KV_TYPES.index(options.kv_type)
             for layer in kv_geometry(graph):
-                program.add_cache(layer.num_kv_heads, layer.head_dim, layer.value_dim)
+                program.add_cache(layer.num_kv_heads, layer.head_dim, layer.value_dim, kv_type)
             for buffer in lowered.buffers:
                 program.add_buffer(buffer.offset, buffer.stride, buffer.width, buffer.outputs)
             for op in lowered.instructions:
@@ -146,6 +152,7 @@ class CpuBackend(Backend):
             {name: weights.tensors[name] for name in graph.weight_names},
             lambda info: self._core.packed_bytes(self.isa, int(info.type), *info.shape),
             lambda info: bool(self._core.reads_quantized(self.isa, int(info.type))),
+            options.kv_type,
         )
         return CpuExecutable(program, lowered.outputs, options, costs)
 

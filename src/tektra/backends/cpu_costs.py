@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from tektra.backends.base import Step
 from tektra.backends.cpu_lowering import Lowered
 from tektra.backends.cpu_program import Instruction, OpCode
+from tektra.config import KvType
 from tektra.formats.tensor_info import TensorInfo
 
 __all__ = ["CostModel", "OpCost"]
 
-_HALF_BYTES = 2  # the cache is binary16
+_HALF_BYTES = 2
+_SCALE_BYTES = 4  # of each head in an int8 cache, keys and values
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class CostModel:
         tensors: of the model file.
         packed_bytes: of a whole matrix, in the core's layout.
         reads_quantized: whether a matrix multiplies int8 activations.
+        kv_type: what keys and values are kept as.
     """
 
     def __init__(
@@ -72,7 +75,9 @@ class CostModel:
         tensors: Mapping[str, TensorInfo],
         packed_bytes: Callable[[TensorInfo], int],
         reads_quantized: Callable[[TensorInfo], bool],
+        kv_type: KvType = "f16",
     ) -> None:
+        self._kv_type = kv_type
         self._lowered = lowered
         self._shapes = {name: tensors[name].shape for name in lowered.matrices}
         self._bytes = {name: packed_bytes(tensors[name]) for name in lowered.matrices}
@@ -95,7 +100,7 @@ class CostModel:
         )
         vectors = sum(self._vector_bytes.get(w, 0) for w in op.weights if isinstance(w, str))
         if op.code is OpCode.ATTENTION:
-            cache, operations = _attention(op, step)
+            cache, operations = _attention(op, step, self._kv_type)
             return OpCost(vectors, cache, activations, floats=operations)
         rows = self._rows(op.outputs[0], step)
         if op.code is OpCode.SELECT:  # the other rows of its input stay where they are
@@ -120,10 +125,13 @@ class CostModel:
         return len(step.output_rows) if outputs else step.num_rows
 
 
-def _attention(op: Instruction, step: Step) -> tuple[int, int]:
+def _attention(op: Instruction, step: Step, kv_type: KvType) -> tuple[int, int]:
     """Bytes of the cache, and multiply-adds: of queries and keys, of weights and values."""
     _, num_heads, num_kv_heads, head_dim, value_dim, window, causal = op.ints[:7]
-    token_bytes = _HALF_BYTES * num_kv_heads * (head_dim + value_dim)
+    if kv_type == "int8":
+        token_bytes = num_kv_heads * (head_dim + head_dim % 2 + value_dim + 2 * _SCALE_BYTES)
+    else:
+        token_bytes = num_kv_heads * (head_dim + value_dim) * _HALF_BYTES
     num_bytes = seen = 0
     for s in range(step.num_sequences):
         rows = int(step.row_starts[s + 1] - step.row_starts[s])

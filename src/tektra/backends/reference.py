@@ -1,8 +1,8 @@
 """The reference backend: NumPy, float32, no cleverness. The oracle of every other backend.
 
 It is also what runs where there is no native core. Weights are held as float32, keys and values
-in the paged cache as float16, like on every backend. Products go through BLAS, which may order a
-sum by the shape of its operands: results agree to rounding over batches, not to the bit.
+in the paged cache as float16 or int8, like on every backend. Products go through BLAS, which may
+order a sum by the shape of its operands: results agree to rounding over batches, not to the bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from tektra.backends.base import (
     WeightSource,
     kv_geometry,
 )
-from tektra.backends.reference_ops import KERNELS, SCORE_ELEMENTS, KvCache, State
+from tektra.backends.reference_kv import KvCache, kv_bytes_per_token
+from tektra.backends.reference_ops import KERNELS, SCORE_ELEMENTS, State
 from tektra.backends.step_check import check_step
 from tektra.errors import BackendError, FormatError, MemoryLimitError
 from tektra.formats.quants import dequantize
@@ -44,8 +45,9 @@ class ReferenceBackend(Backend):
     """Computes in NumPy.
 
     Args:
-        kv_dtype: what keys and values are kept as. float16 is what the other backends have;
-            float32 is for comparing with implementations that do not round them.
+        kv_dtype: what keys and values are kept as where `CompileOptions.kv_type` is ``"f16"``.
+            float16 is what the other backends have; float32 is for comparing with
+            implementations that do not round them.
     """
 
     name = "reference"
@@ -57,7 +59,9 @@ class ReferenceBackend(Backend):
         self, graph: Graph, tensors: Mapping[str, TensorInfo], options: CompileOptions
     ) -> MemoryUse:
         weights = sum(math.prod(graph.shape(name)) for name in graph.weight_names) * _ITEM
-        per_token = sum(_elements(g) for g in _geometry(graph).values()) * self.kv_dtype.itemsize
+        per_token = sum(
+            kv_bytes_per_token(g, options.kv_type, self.kv_dtype) for g in kv_geometry(graph)
+        )
         return MemoryUse(
             {
                 "weights": weights,
@@ -80,10 +84,7 @@ class ReferenceBackend(Backend):
         try:
             loaded = _load(graph, weights, progress, cancel)
             caches = {
-                layer: KvCache(
-                    np.zeros(_page_shape(options, g, g.head_dim), self.kv_dtype),
-                    np.zeros(_page_shape(options, g, g.value_dim), self.kv_dtype),
-                )
+                layer: KvCache(options.num_kv_blocks, g, options.kv_type, self.kv_dtype)
                 for layer, g in _geometry(graph).items()
             }
         except MemoryError as error:
@@ -215,15 +216,6 @@ def _written(op: ops.Op) -> list[Value]:
 def _geometry(graph: Graph) -> dict[int, KvGeometry]:
     layers = sorted({op.layer for op in graph.ops if isinstance(op, ops.Attention)})
     return dict(zip(layers, kv_geometry(graph), strict=True))
-
-
-def _elements(geometry: KvGeometry) -> int:
-    """Elements that one layer keeps of a token."""
-    return geometry.num_kv_heads * (geometry.head_dim + geometry.value_dim)
-
-
-def _page_shape(options: CompileOptions, g: KvGeometry, width: int) -> tuple[int, int, int, int]:
-    return options.num_kv_blocks, KV_BLOCK_SIZE, g.num_kv_heads, width
 
 
 def _activation_bytes(graph: Graph, options: CompileOptions) -> int:

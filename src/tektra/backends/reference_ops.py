@@ -16,23 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tektra.backends.base import KV_BLOCK_SIZE, Step
+from tektra.backends.reference_kv import KvCache
 from tektra.backends.step_check import blocks_needed
 from tektra.graph import Activation, AttentionSpec, RopeLayout, RopeSpec, ops
 
-__all__ = ["KERNELS", "SCORE_ELEMENTS", "KvCache", "State"]
+__all__ = ["KERNELS", "SCORE_ELEMENTS", "State"]
 
 F32 = NDArray[np.float32]
 
 SCORE_ELEMENTS: Final = 1 << 22
 """Most attention scores that are held at once; longer queries are taken piece by piece."""
-
-
-@dataclass(frozen=True, slots=True)
-class KvCache:
-    """One layer's pages: keys [blocks, block size, kv heads, head_dim], values [.., value_dim]."""
-
-    keys: NDArray[Any]
-    values: NDArray[Any]
 
 
 @dataclass(slots=True)
@@ -112,12 +105,9 @@ def attention(op: ops.Attention, s: State) -> None:
         table = step.block_tables[sequence, : blocks_needed(length)]
         slots = np.arange(cached, length)
         blocks, offsets = table[slots // KV_BLOCK_SIZE], slots % KV_BLOCK_SIZE
-        with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite
-            cache.keys[blocks, offsets] = k[rows]
-            cache.values[blocks, offsets] = v[rows]
+        cache.write(blocks, offsets, k[rows], v[rows])
         # [kv heads, positions, head]: everything is read back from the cache, new rows too.
-        keys = cache.keys[table].reshape(-1, *k.shape[1:])[:length].astype(np.float32)
-        values = cache.values[table].reshape(-1, *v.shape[1:])[:length].astype(np.float32)
+        keys, values = cache.read(table, length)
         keys, values = keys.transpose(1, 0, 2), values.transpose(1, 0, 2)
         piece = max(1, SCORE_ELEMENTS // (spec.num_heads * length))
         for start in range(rows.start, rows.stop, piece):

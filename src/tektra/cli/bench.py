@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tektra.cli.options import DeviceOption, JsonOption, ModelArgument, whole_number
+from tektra.cli.options import (
+    DeviceOption,
+    JsonOption,
+    KvTypeOption,
+    ModelArgument,
+    whole_number,
+)
 from tektra.cli.progress_bar import progress_bar
 from tektra.cli.render import print_json
 from tektra.cli.session import settings_from
@@ -72,6 +78,7 @@ def bench(
         ),
     ] = False,
     device: DeviceOption = None,
+    kv_type: KvTypeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure tokens per second.
@@ -89,7 +96,7 @@ def bench(
         raise typer.BadParameter("both are 0: nothing to measure", param_hint="--prefill, --decode")
     report = _run(
         model,
-        settings_from(device),
+        settings_from(device, kv_type=kv_type),
         lengths=(prefills, decodes, depths),
         thread_counts=thread_counts,
         repetitions=repetitions,
@@ -155,6 +162,7 @@ def _run(
         "backend": backend,
         "isa": isa,
         "chunk": chunk,
+        "kv_type": settings.kv_type,
         "sampler_included": False,
         "version": __version__,
         "machine": describe_machine().to_dict(),
@@ -182,6 +190,7 @@ def _loaded(
         max_batch=1,
         max_rows=chunk,
         packed_cache=settings.packed_cache,  # one that is there is used; none is written
+        kv_type=settings.kv_type,
     )
     with progress_bar() as progress:
         model = load(reference, options, progress=progress, cancel=CancelToken())

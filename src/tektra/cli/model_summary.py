@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tektra.backends.base import CompileOptions
+from tektra.config import KvType
 from tektra.errors import TektraError
 from tektra.formats.gguf import GGUFFile
 from tektra.formats.gguf_values import GGUFArray
@@ -28,7 +29,12 @@ _DEFAULT_CONTEXT = 4096
 
 
 def summarize(
-    reference: str, *, device: str, context: int | None, with_tensors: bool
+    reference: str,
+    *,
+    device: str,
+    context: int | None,
+    with_tensors: bool,
+    kv_type: KvType = "f16",
 ) -> dict[str, Any]:
     """Everything that `tektra show` tells, ready for JSON.
 
@@ -36,6 +42,7 @@ def summarize(
         reference: see `tektra.hub.resolve`.
         device: where the memory is counted.
         context: tokens for which it is counted; None: 4096, or what the model was made for.
+        kv_type: what keys and values are kept as.
         with_tensors: whether to list every tensor.
 
     Raises:
@@ -46,7 +53,7 @@ def summarize(
         tensors = file.tensors
         parameters = sum(math.prod(info.shape) for info in tensors.values())
         stored = sum(info.nbytes for info in tensors.values())
-        unsupported, memory = _memory(file, device, context)
+        unsupported, memory = _memory(file, device, context, kv_type)
         problem, sampling = _sampling(file.metadata, resolved)
         unsupported = unsupported or problem
         architecture = file.metadata.get("general.architecture")
@@ -103,7 +110,9 @@ def _types(tensors: Mapping[str, TensorInfo], stored: int) -> list[dict[str, Any
     return sorted(parts, key=lambda part: -int(str(part["bytes"])))
 
 
-def _memory(file: GGUFFile, device: str, context: int | None) -> tuple[str | None, dict[str, Any]]:
+def _memory(
+    file: GGUFFile, device: str, context: int | None, kv_type: KvType
+) -> tuple[str | None, dict[str, Any]]:
     """Why the model cannot be run (None where it can), and the memory for one sequence."""
     from tektra.backends.select import select_backend
     from tektra.engine.sizing import choose_sizes, context_limit
@@ -112,6 +121,7 @@ def _memory(file: GGUFFile, device: str, context: int | None) -> tuple[str | Non
     memory: dict[str, Any] = {
         "device": device,
         "context": context,
+        "kv_type": kv_type,
         "parts": {},
         "total": None,
         "problem": None,
@@ -134,7 +144,7 @@ def _memory(file: GGUFFile, device: str, context: int | None) -> tuple[str | Non
             file.tensors,
             context=context,
             max_batch=1,
-            options=CompileOptions(),
+            options=CompileOptions(kv_type=kv_type),
             memory=1 << 62,
         )
         use = backend.plan(drawn.graph, file.tensors, sizes.options)

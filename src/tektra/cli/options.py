@@ -7,12 +7,13 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from tektra.config import DEVICES, MAX_CONTEXT, MAX_THREADS
+from tektra.config import DEVICES, KV_TYPES, MAX_CONTEXT, MAX_THREADS
 
 __all__ = [
     "ContextOption",
     "DeviceOption",
     "JsonOption",
+    "KvTypeOption",
     "ModelArgument",
     "ThreadsOption",
     "whole_number",
@@ -33,6 +34,12 @@ def whole_number(high: int, low: int = 1) -> Callable[[int | None], int | None]:
 def _known_device(value: str | None) -> str | None:
     if value is not None and value not in DEVICES:
         raise typer.BadParameter(f"{value!r} is none of {', '.join(DEVICES)}")
+    return value
+
+
+def _known_kv_type(value: str | None) -> str | None:
+    if value is not None and value not in KV_TYPES:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(KV_TYPES)}")
     return value
 
 
@@ -75,6 +82,17 @@ ContextOption: TypeAlias = Annotated[
         metavar="N",
         help="Tokens that prompt and answer may have together. [default: TEKTRA_CONTEXT, else "
         "chosen by model and memory]",
+    ),
+]
+
+KvTypeOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-type",
+        callback=_known_kv_type,
+        metavar="NAME",
+        help="What keys and values are kept as: f16, or int8 in nearly half the memory. [default: "
+        "TEKTRA_KV_TYPE, else f16]",
     ),
 ]
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tektra.cli.options import DeviceOption, JsonOption, ModelArgument, ThreadsOption, whole_number
+from tektra.cli.options import (
+    DeviceOption,
+    JsonOption,
+    KvTypeOption,
+    ModelArgument,
+    ThreadsOption,
+    whole_number,
+)
 from tektra.cli.render import is_terminal, print_json
 from tektra.cli.session import open_model, settings_from
 from tektra.config import MAX_CONTEXT
@@ -41,6 +48,7 @@ def perplexity(
     ] = 512,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    kv_type: KvTypeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure how well a model predicts a text.
@@ -55,7 +63,7 @@ def perplexity(
     from tektra.cli.perplexity_runner import measure_perplexity
 
     text = _read(file)
-    with open_model(model, settings_from(device, threads, context)) as llm:
+    with open_model(model, settings_from(device, threads, context, kv_type)) as llm:
         result = measure_perplexity(llm, text, window=context, after_each=_show_running)
     if is_terminal(sys.stderr):
         sys.stderr.write("\r\x1b[K")

@@ -15,6 +15,7 @@ from tektra.cli.options import (
     ContextOption,
     DeviceOption,
     JsonOption,
+    KvTypeOption,
     ModelArgument,
     ThreadsOption,
 )
@@ -62,6 +63,7 @@ def _run(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     context: ContextOption = None,
+    kv_type: KvTypeOption = None,
     no_packed_cache: Annotated[
         bool,
         typer.Option(
@@ -84,7 +86,9 @@ def _run(
     text = _prompt_text(prompt)
     system = None if system is None else _utf8(system, "--system")
     _check_usage(text, given, system=system, raw=raw, json=json)
-    settings = settings_from(device, threads, context, packed_cache=0 if no_packed_cache else None)
+    settings = settings_from(
+        device, threads, context, kv_type, packed_cache=0 if no_packed_cache else None
+    )
     with open_model(model, settings) as llm:
         if not raw and not llm.capabilities.chat_template:
             raise TemplateError(

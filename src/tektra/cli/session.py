@@ -27,6 +27,7 @@ def settings_from(
     device: str | None = None,
     threads: int | None = None,
     context: int | None = None,
+    kv_type: str | None = None,
     packed_cache: int | None = None,
 ) -> Settings:
     """The environment's settings, with those replaced that an option gives.
@@ -38,6 +39,7 @@ def settings_from(
         "device": device,
         "threads": threads,
         "context": context,
+        "kv_type": kv_type,
         "packed_cache": packed_cache,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -61,6 +63,7 @@ def open_model(reference: str, settings: Settings) -> Iterator[LLM]:
             device=select_backend(settings.device),
             threads=settings.threads,
             context=settings.context,
+            kv_type=settings.kv_type,
             max_batch=1,  # one person asks, one question at a time
             packed_cache=settings.packed_cache > 0,
             progress=progress,

@@ -10,7 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tektra.cli.options import DeviceOption, JsonOption, ModelArgument, whole_number
+from tektra.cli.options import (
+    DeviceOption,
+    JsonOption,
+    KvTypeOption,
+    ModelArgument,
+    whole_number,
+)
 from tektra.cli.render import human_bytes, print_json, safe_text
 from tektra.cli.session import settings_from
 from tektra.config import MAX_CONTEXT
@@ -33,13 +39,18 @@ def show(
         ),
     ] = None,
     device: DeviceOption = None,
+    kv_type: KvTypeOption = None,
 ) -> None:
     """Show what is in a model: metadata, precision mix, tokenizer, memory."""
     from tektra.cli.model_summary import summarize
 
-    settings = settings_from(device=device, context=context)
+    settings = settings_from(device=device, context=context, kv_type=kv_type)
     summary = summarize(
-        model, device=settings.device, context=settings.context, with_tensors=tensors
+        model,
+        device=settings.device,
+        context=settings.context,
+        kv_type=settings.kv_type,
+        with_tensors=tensors,
     )
     if json:
         print_json(summary)
@@ -118,7 +129,10 @@ def _print_memory(memory: dict[str, Any]) -> None:
     if memory["problem"]:
         print(f"\nMemory: not known: {safe_text(memory['problem'])}")
         return
-    print(f"\nMemory on {memory['device']} for one sequence of {memory['context']:,} tokens")
+    print(
+        f"\nMemory on {memory['device']} for one sequence of {memory['context']:,} tokens, "
+        f"keys and values {memory['kv_type']}"
+    )
     parts = memory["parts"]
     _print_table(
         ("part", "bytes"),

@@ -18,7 +18,7 @@ import numpy as np
 from tektra.backends.base import Backend, CompileOptions, Executable, Step
 from tektra.backends.cpu import native_core
 from tektra.backends.select import select_backend
-from tektra.config import DEFAULT_PACKED_CACHE, cache_dir
+from tektra.config import DEFAULT_PACKED_CACHE, KV_TYPES, KvType, cache_dir
 from tektra.engine.packed_copy import PackedCopy, default_store
 from tektra.engine.recommended_sampling import recommended_sampling
 from tektra.engine.resources import usable_cores
@@ -54,6 +54,7 @@ class LoadOptions:
         max_batch: sequences that run at once.
         max_rows: token rows in one step.
         packed_cache: most bytes of all packed copies of models; 0 to use and write none.
+        kv_type: what keys and values are kept as, one of `KV_TYPES`.
     """
 
     device: str | Backend = "auto"
@@ -62,12 +63,17 @@ class LoadOptions:
     max_batch: int = 8
     max_rows: int = 512
     packed_cache: int = DEFAULT_PACKED_CACHE
+    kv_type: KvType = "f16"
 
     def __post_init__(self) -> None:
         _check_int("threads", self.threads, _MAX_THREADS, optional=True)
         _check_int("context", self.context, 2**31 - 1, optional=True)
         _check_int("max_batch", self.max_batch, _MAX_BATCH)
         _check_int("max_rows", self.max_rows, 2**16)
+        if self.kv_type not in KV_TYPES:
+            raise InvalidParameterError(
+                "kv_type", f"{self.kv_type!r} is not one of {', '.join(KV_TYPES)}"
+            )
         if self.max_batch > self.max_rows:
             raise InvalidParameterError(
                 "max_batch", f"{self.max_batch} is more than max_rows, {self.max_rows}"
@@ -162,7 +168,9 @@ def _load(
             file.tensors,
             context=options.context,
             max_batch=options.max_batch,
-            options=CompileOptions(num_threads=threads, max_rows=options.max_rows),
+            options=CompileOptions(
+                num_threads=threads, max_rows=options.max_rows, kv_type=options.kv_type
+            ),
         )
         known = VerifiedFiles(cache_dir() / "verified.json")
         store = default_store(options.packed_cache) if options.packed_cache else None

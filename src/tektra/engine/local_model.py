@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tektra.backends.base import Backend
-from tektra.config import Settings
+from tektra.config import KvType, Settings
 from tektra.engine.capabilities import Capabilities, capabilities_of
 from tektra.engine.delivery import compute_rows
 from tektra.engine.loader import LoadOptions
@@ -49,6 +49,7 @@ class LLMOptions(TypedDict, total=False):
     context: int | None
     max_batch: int
     max_rows: int
+    kv_type: KvType | None
     max_waiting: int | None
     prefix_cache: bool
     seed: int | None
@@ -69,6 +70,7 @@ class LocalModel:
         context: int | None = None,
         max_batch: int = 8,
         max_rows: int = 512,
+        kv_type: KvType | None = None,
         max_waiting: int | None = None,
         prefix_cache: bool = True,
         seed: int | None = None,
@@ -85,6 +87,7 @@ class LocalModel:
             max_batch=max_batch,
             max_rows=max_rows,
             packed_cache=settings.packed_cache if packed_cache else 0,
+            kv_type=settings.kv_type if kv_type is None else kv_type,
         )
         # Checks the range; the engine draws from it.
         SamplingParams(seed=seed)
