@@ -102,9 +102,10 @@ BytePairs::BytePairs(std::string_view tokens, size_t num_tokens, std::string_vie
         const uint32_t code = printable ? byte : next++;
         std::string& letter = alphabet_[byte];
         if (code < 0x80) {
-            letter = {static_cast<char>(code)};
+            letter.push_back(static_cast<char>(code));
         } else {
-            letter = {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 0x3f))};
+            letter.push_back(static_cast<char>(0xc0 | code >> 6));
+            letter.push_back(static_cast<char>(0x80 | (code & 0x3f)));
         }
         byte_ids_[byte] = id_of(letter);
     }

@@ -105,7 +105,9 @@ std::string packed_layout(const KernelTable& table) {
     constexpr char kDigits[] = "0123456789abcdef";
     std::string hex;
     for (int shift = 60; shift >= 0; shift -= 4) hex += kDigits[digest >> shift & 15];
-    return "v" + std::to_string(kPackedVersion) + "-rows" + std::to_string(lanes) + "-" + hex;
+    std::string name = "v";
+    name.append(std::to_string(kPackedVersion)).append("-rows").append(std::to_string(lanes));
+    return name.append("-").append(hex);
 }
 
 }  // namespace tektra

@@ -17,7 +17,7 @@ namespace tektra {
 
 // Packed matrices are also kept in files (docs/structure.md). Raise this whenever the same weights
 // would be packed into other bytes: another struct below, or another order of what is in one.
-constexpr int kPackedVersion = 2;
+constexpr int kPackedVersion = 3;
 
 // Integers of 2 to 6 bits of 32 elements, without gaps. They are placed so
 // that taking them out costs few operations:
