@@ -80,6 +80,20 @@ inline void prefetch_to_write(const float* at) {
 #endif
 }
 
+// Asks for the weights of a sub-block that comes some kilobytes later.
+template <class V, class F>
+inline void prefetch_weights(const typename F::Packed* block, size_t s) {
+#if defined(__GNUC__)
+    constexpr size_t kAhead = 256 * V::kLanes;
+    constexpr size_t kBytes = sizeof(typename F::Packed) / (F::kWidth / kSub);
+    const char* at = reinterpret_cast<const char*>(block) + kAhead + s * kBytes;
+    for (size_t line = 0; line < kBytes; line += 64) __builtin_prefetch(at + line);
+#else
+    (void)block;
+    (void)s;
+#endif
+}
+
 // One group of matrix rows times `n` quantized rows, which are rows / t.terms rows of the output.
 // kRows is n, or 0 where n is known at run time only.
 template <class V, class F, size_t kRows>
@@ -102,6 +116,9 @@ inline void tile(const LinearTask& t, size_t group, size_t row, size_t num_rows)
     for (size_t b = 0; b < blocks; ++b) {
         const auto super = F::super(packed[b]);
         for (size_t s = 0; s < F::kWidth / kSub; ++s, at += sizeof(ActivationBlock)) {
+            // One row at a time reads a stream that the processor sees by itself; among the lines of
+            // many rows it does not.
+            if constexpr (kRows == 0) prefetch_weights<V, F>(packed + b, s);
             Weights<V> w;
             F::unpack(packed[b], s, super, w);
             const uint8_t* x = at;
