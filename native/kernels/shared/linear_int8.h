@@ -151,7 +151,7 @@ void run(const LinearTask& t) {
         return;
     }
     // groups that stay in the second-level cache while all rows pass over them
-    constexpr size_t kChunkBytes = 128 * 1024;
+    constexpr size_t kChunkBytes = 384 * 1024;
     const size_t group_bytes = t.width / F::kWidth * sizeof(typename F::Packed);
     const size_t chunk = group_bytes >= kChunkBytes ? 1 : kChunkBytes / group_bytes;
     const size_t share = kMaxRows / t.terms;
