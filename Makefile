@@ -137,7 +137,8 @@ test-arm64: $(DEV) ## native tests for 64-bit Arm, cross-compiled (aarch64-linux
 	    -DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64 \
 	    -DTEKTRA_PYTHON_MODULE=OFF -DTEKTRA_NATIVE_TESTS=ON --log-level=WARNING
 	@$(BIN)/cmake --build $(ARM)
-	@$(BIN)/ctest --test-dir $(ARM) --output-on-failure
+	@QEMU_CPU=max qemu-aarch64 $(ARM)/test_kernel_table neon neondot neoni8mm
+	@QEMU_CPU=max $(BIN)/ctest --test-dir $(ARM) --output-on-failure
 
 ##@ Maintain
 
