@@ -1,5 +1,5 @@
-// Which instruction sets were built and which run here; they are printed. Sets that are named on the
-// command line have to run here, or the test fails: emulators are asked that way.
+// Which instruction sets were built and which run here; they are printed. Sets that are named on
+// the command line have to run here, or the test fails: emulators are asked that way.
 #include <stdexcept>
 #include <string>
 

@@ -1,4 +1,5 @@
-// Quantized linear layers with AVX-512 without VNNI: what AVX2 does, on sixteen matrix rows at a time.
+// Quantized linear layers with AVX-512 without VNNI: what AVX2 does, on sixteen matrix rows at a
+// time.
 #include "../shared/vectors512.h"
 #include "tables.h"
 

@@ -1,4 +1,5 @@
-// The table for AVX-512 (F, BW and VL): linear layers on groups of sixteen rows. What it does not
+// The table for AVX-512 (F, BW and VL): linear layers on groups of sixteen rows, and row
+// kernels. What it does not
 // fill is what AVX2 has.
 #include "../scalar/pack.h"
 #include "tables.h"
@@ -10,6 +11,8 @@ void fill(KernelTable& table) {
     scalar::fill_packing<16>(table);
     fill_linear_int8(table);
     fill_linear_float(table);
+    fill_rows(table);
+    fill_quantize(table);
     fill_peaks(table);
 }
 

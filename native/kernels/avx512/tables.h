@@ -7,6 +7,8 @@ namespace tektra::avx512 {
 
 void fill_linear_int8(KernelTable& table);
 void fill_linear_float(KernelTable& table);
+void fill_rows(KernelTable& table);
+void fill_quantize(KernelTable& table);
 void fill_peaks(KernelTable& table);
 
 }  // namespace tektra::avx512

@@ -10,7 +10,8 @@ namespace tektra::neoni8mm {
 namespace {
 
 struct Vectors : SdotNeon<Vectors> {
-    // [half][8 elements][matrix rows 0 and 1, 2 and 3, 4 and 5, 6 and 7], elements of a row in order
+    // [half][8 elements][matrix rows 0 and 1, 2 and 3, 4 and 5, 6 and 7], elements of a row in
+    // order
     struct Pairs {
         int8x16_t rows[2][2][4];
     };

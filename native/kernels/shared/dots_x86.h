@@ -1,5 +1,5 @@
-// The two ways in which x86-64 multiplies bytes, as linear_int8.h wants dot products, for vectors of
-// any size B (vectors256.h, vectors512.h). Internal linkage: each set compiles its own copy.
+// The two ways in which x86-64 multiplies bytes, as linear_int8.h wants dot products, for vectors
+// of any size B (vectors256.h, vectors512.h). Internal linkage: each set compiles its own copy.
 //
 // B has, beside what linear_int8.h lists:
 //   splat32(v), no_sum(), add16(a, b), add32(a, b)
