@@ -1,5 +1,5 @@
 // Rows of floats to int8, with a factor for each 16 elements, which are a vector; see
-// ActivationBlock. Gives the same bits as AVX2.
+// ActivationBlock.
 #include <immintrin.h>
 
 #include <cstring>

@@ -1,6 +1,5 @@
-// The table for AVX-512 (F, BW and VL): linear layers on groups of sixteen rows, and row
-// kernels. What it does not
-// fill is what AVX2 has.
+// The table for AVX-512 (F, BW and VL): linear layers on groups of sixteen rows, attention and row
+// kernels. What it does not fill is what AVX2 has.
 #include "../scalar/pack.h"
 #include "tables.h"
 
@@ -13,6 +12,7 @@ void fill(KernelTable& table) {
     fill_linear_float(table);
     fill_rows(table);
     fill_quantize(table);
+    fill_attention(table);
     fill_peaks(table);
 }
 

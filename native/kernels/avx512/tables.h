@@ -9,6 +9,7 @@ void fill_linear_int8(KernelTable& table);
 void fill_linear_float(KernelTable& table);
 void fill_rows(KernelTable& table);
 void fill_quantize(KernelTable& table);
+void fill_attention(KernelTable& table);
 void fill_peaks(KernelTable& table);
 
 }  // namespace tektra::avx512
