@@ -30,7 +30,11 @@ void rms_norm(const float* x, const float* weight, size_t n, float eps, float* o
     const float total = _mm512_reduce_add_ps(
         _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
     const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(total / static_cast<float>(n) + eps));
-    for (i = 0; i < n; i += 16) {
+    for (i = 0; i + 16 <= n; i += 16) {
+        const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), factor);
+        _mm512_storeu_ps(out + i, _mm512_mul_ps(v, _mm512_loadu_ps(weight + i)));
+    }
+    if (i < n) {
         const __mmask16 some = inside(i, n);
         const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), factor);
         _mm512_mask_storeu_ps(out + i, some,
