@@ -9,9 +9,11 @@
 set(TEKTRA_INSTRUCTION_SETS
     "avx2 | x86_64 | -mavx2 -mfma -mf16c -mprfchw | /arch:AVX2"
     "avxvnni | x86_64 | -mavxvnni -mavx2 -mfma -mf16c -mprfchw | /arch:AVX2"
+    "avx512 | x86_64 | -mavx512f -mavx512bw -mavx512vl -mavx2 -mfma -mf16c -mprfchw | /arch:AVX512"
     "avx512vnni | x86_64 | -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -mprfchw | /arch:AVX512"
     "neon | arm64 | -march=armv8-a | "
     "neondot | arm64 | -march=armv8.2-a+dotprod | "
+    "neoni8mm | arm64 | -march=armv8.2-a+dotprod+i8mm | "
 )
 
 # Sets `out` to the architecture that is compiled for: x86_64, arm64, or the name CMake has for it.

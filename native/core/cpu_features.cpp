@@ -130,13 +130,21 @@ bool cpu_has_avxvnni() {
     return cpu_has_avx2() && has_feature("avx_vnni");
 }
 
-bool cpu_has_avx512vnni() {
+bool cpu_has_avx512() {
     return cpu_has_avx2() && has_feature("avx512f") && has_feature("avx512bw") &&
-           has_feature("avx512vl") && has_feature("avx512_vnni");
+           has_feature("avx512vl");
+}
+
+bool cpu_has_avx512vnni() {
+    return cpu_has_avx512() && has_feature("avx512_vnni");
 }
 
 bool cpu_has_neondot() {
     return has_feature("dotprod");
+}
+
+bool cpu_has_neoni8mm() {
+    return cpu_has_neondot() && has_feature("i8mm");
 }
 
 }  // namespace tektra

@@ -33,7 +33,10 @@ const InstructionSet kSets[] = {
 #if TEKTRA_HAVE_AVXVNNI && TEKTRA_HAVE_AVX2
     {"avxvnni", cpu_has_avxvnni, avxvnni::fill},
 #endif
-#if TEKTRA_HAVE_AVX512VNNI && TEKTRA_HAVE_AVX2
+#if TEKTRA_HAVE_AVX512 && TEKTRA_HAVE_AVX2
+    {"avx512", cpu_has_avx512, avx512::fill},
+#endif
+#if TEKTRA_HAVE_AVX512VNNI && TEKTRA_HAVE_AVX512 && TEKTRA_HAVE_AVX2
     {"avx512vnni", cpu_has_avx512vnni, avx512vnni::fill},
 #endif
 #if TEKTRA_HAVE_NEON
@@ -41,6 +44,9 @@ const InstructionSet kSets[] = {
 #endif
 #if TEKTRA_HAVE_NEONDOT && TEKTRA_HAVE_NEON
     {"neondot", cpu_has_neondot, neondot::fill},
+#endif
+#if TEKTRA_HAVE_NEONI8MM && TEKTRA_HAVE_NEONDOT && TEKTRA_HAVE_NEON
+    {"neoni8mm", cpu_has_neoni8mm, neoni8mm::fill},
 #endif
 };
 constexpr size_t kNumSets = sizeof kSets / sizeof kSets[0];

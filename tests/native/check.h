@@ -22,11 +22,14 @@ inline int failures = 0;
         }                                                        \
     } while (false)
 
-// Kernel tables of every instruction set that was compiled and that this machine runs.
+// Kernel tables of every instruction set that was compiled and that this machine runs, or of the one
+// that TEKTRA_ISA names.
 inline std::vector<const tektra::KernelTable*> tables() {
     const char* const* names;
     const size_t n = tektra::compiled_isas(&names);
     std::vector<const tektra::KernelTable*> found;
+    const char* only = std::getenv("TEKTRA_ISA");
+    if (only != nullptr && *only != '\0') return {&tektra::kernel_table(only)};
     for (size_t i = 0; i < n; ++i) {
         if (tektra::isa_runs_here(names[i])) found.push_back(&tektra::kernel_table(names[i]));
     }

@@ -15,7 +15,9 @@ size_t cpu_features(const CpuFeature** features);
 
 bool cpu_has_avx2();        // AVX2, FMA and F16C, as the avx2 kernels are compiled with
 bool cpu_has_avxvnni();     // that, and AVX-VNNI
-bool cpu_has_avx512vnni();  // AVX2's, and AVX-512 F, BW, VL and VNNI
+bool cpu_has_avx512();      // AVX2's, and AVX-512 F, BW and VL
+bool cpu_has_avx512vnni();  // that, and AVX-512 VNNI
 bool cpu_has_neondot();     // the dot-product instructions of Arm
+bool cpu_has_neoni8mm();    // that, and its int8 matrix products
 
 }  // namespace tektra

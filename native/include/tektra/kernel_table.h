@@ -126,6 +126,9 @@ void fill(KernelTable& table);
 namespace avxvnni {
 void fill(KernelTable& table);
 }
+namespace avx512 {
+void fill(KernelTable& table);
+}
 namespace avx512vnni {
 void fill(KernelTable& table);
 }
@@ -133,6 +136,9 @@ namespace neon {
 void fill(KernelTable& table);
 }
 namespace neondot {
+void fill(KernelTable& table);
+}
+namespace neoni8mm {
 void fill(KernelTable& table);
 }
 

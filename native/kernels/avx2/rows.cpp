@@ -9,13 +9,21 @@ namespace tektra::avx2 {
 namespace {
 
 void rms_norm(const float* x, const float* weight, size_t n, float eps, float* out) {
-    __m256 squares = _mm256_setzero_ps();
+    constexpr size_t kSums = 4;  // that hide how long an addition takes
+    __m256 sums[kSums] = {};
     size_t i = 0;
+    for (; i + 8 * kSums <= n; i += 8 * kSums) {
+        for (size_t s = 0; s < kSums; ++s) {
+            const __m256 v = _mm256_loadu_ps(x + i + 8 * s);
+            sums[s] = _mm256_fmadd_ps(v, v, sums[s]);
+        }
+    }
     for (; i + 8 <= n; i += 8) {
         const __m256 v = _mm256_loadu_ps(x + i);
-        squares = _mm256_fmadd_ps(v, v, squares);
+        sums[0] = _mm256_fmadd_ps(v, v, sums[0]);
     }
-    float total = sum_lanes(squares);
+    float total =
+        sum_lanes(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])));
     for (; i < n; ++i) total += x[i] * x[i];
     const float factor = 1.0f / std::sqrt(total / static_cast<float>(n) + eps);
     const __m256 factors = _mm256_set1_ps(factor);

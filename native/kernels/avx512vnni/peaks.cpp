@@ -1,4 +1,4 @@
-// Peak loops with AVX-512: `vpdpbusd` on 512 bits (64 multiply-adds), FMA (16).
+// The peak loop of AVX-512 with VNNI: `vpdpbusd` on 512 bits, 64 multiply-adds.
 #include "../shared/peaks.h"
 
 #include <immintrin.h>
@@ -20,26 +20,11 @@ struct Int8 {
     }
 };
 
-struct Floats {
-    static constexpr int kSums = 16;
-    using Vector = __m512;
-    static Vector start(int i) {
-        return _mm512_set1_ps(i < kSums ? 1.0f + static_cast<float>(i) : 0.5f);
-    }
-    static Vector step(Vector sum, Vector factor) { return _mm512_fmadd_ps(sum, factor, factor); }
-    static uint64_t use(Vector sum) {
-        return static_cast<uint64_t>(_mm_cvtss_f32(_mm512_castps512_ps128(sum)));
-    }
-};
-
 }  // namespace
 
 void fill_peaks(KernelTable& table) {
-    // memory is not read faster than by AVX2
     table.peaks.int8_in_round = 64 * Int8::kSums;
-    table.peaks.float_in_round = 16 * Floats::kSums;
     table.peaks.int8_rounds = peak_rounds<Int8>;
-    table.peaks.float_rounds = peak_rounds<Floats>;
 }
 
 }  // namespace tektra::avx512vnni

@@ -6,7 +6,6 @@
 namespace tektra::avx512vnni {
 
 void fill_linear_int8(KernelTable& table);
-void fill_linear_float(KernelTable& table);
 void fill_attention(KernelTable& table);
 void fill_peaks(KernelTable& table);
 

@@ -8,6 +8,8 @@ namespace tektra::neon {
 namespace {
 
 struct FloatVectors : VectorsNeon {
+    static constexpr int kTile = 4;
+
     static inline Float load(const float* p) { return load_floats(p); }
     static inline Float load_half(const half_t* p) { return halves(p); }
     static inline Float load_bfloat(const uint16_t* p) {

@@ -22,6 +22,10 @@
 //   dot16<F>(q, a, h) the same over half h, from its four registers; plus a.centre[h] for formats
 //                     whose part is kCentre
 //   splat(f), mul(a, b), fmadd(a, b, c), add(a, b), zero(), load_floats(p), store(p, v)
+// and, where an instruction takes two activation rows at once:
+//   Pairs, pair_up(q)           the weights as that instruction wants them
+//   dots32<F>(p, a, b, dots)    dots[0], dots[1] = dot32 of blocks a and b, to the bit
+//   dots16<F>(p, a, b, h, dots) the same of dot16
 #pragma once
 
 #include <cstring>
@@ -34,21 +38,51 @@ namespace {
 constexpr size_t kSub = kActivationBlock;  // elements between two additions to the float sums
 constexpr size_t kMaxRows = 16;            // activation rows that share the unpacking of a block
 
+template <class V>
+concept TakesPairs = requires { typename V::Pairs; };
+
+// Adds the products of one row, of all 32 elements or of half h, to its sum.
+template <class V, class F>
+inline typename V::Float add_products(const Weights<V>& w, const ActivationBlock& a, int h,
+                                      typename V::Float dot, typename V::Float sum) {
+    sum = V::fmadd(dot, w.scale[h], sum);
+    if constexpr (F::kPart == Part::kMin) {
+        sum = V::fmadd(w.min[h], V::splat(F::kScales == 1 ? a.total : a.centre[h]), sum);
+    }
+    return sum;
+}
+
 template <class V, class F>
 inline typename V::Float accumulate(const Weights<V>& w, const ActivationBlock& a,
                                     typename V::Float sum) {
     if constexpr (F::kScales == 1) {
-        sum = V::fmadd(V::template dot32<F>(w.q, a), w.scale[0], sum);
-        if constexpr (F::kPart == Part::kMin) sum = V::fmadd(w.min[0], V::splat(a.total), sum);
+        sum = add_products<V, F>(w, a, 0, V::template dot32<F>(w.q, a), sum);
     } else {
-        for (int h = 0; h < 2; ++h) {
-            sum = V::fmadd(V::template dot16<F>(w.q + 4 * h, a, h), w.scale[h], sum);
-            if constexpr (F::kPart == Part::kMin) {
-                sum = V::fmadd(w.min[h], V::splat(a.centre[h]), sum);
-            }
+        for (int h = 0; h < F::kScales; ++h) {
+            sum = add_products<V, F>(w, a, h, V::template dot16<F>(w.q + 4 * h, a, h), sum);
         }
     }
     return sum;
+}
+
+template <class V, class F>
+inline void accumulate_two(const Weights<V>& w, const typename V::Pairs& pairs,
+                           const ActivationBlock& a, const ActivationBlock& b,
+                           typename V::Float* sums) {
+    typename V::Float dots[2];
+    for (int h = 0; h < F::kScales; ++h) {
+        if constexpr (F::kScales == 1) {
+            V::template dots32<F>(pairs, a, b, dots);
+        } else {
+            V::template dots16<F>(pairs, a, b, h, dots);
+        }
+        sums[0] = add_products<V, F>(w, a, h, dots[0], sums[0]);
+        sums[1] = add_products<V, F>(w, b, h, dots[1], sums[1]);
+    }
+}
+
+inline const ActivationBlock& block_at(const uint8_t* x) {
+    return *reinterpret_cast<const ActivationBlock*>(x);
 }
 
 template <class V>
@@ -122,10 +156,14 @@ inline void tile(const LinearTask& t, size_t group, size_t row, size_t num_rows)
             Weights<V> w;
             F::unpack(packed[b], s, super, w);
             const uint8_t* x = at;
-            for (size_t r = 0; r < n; ++r, x += stride) {
-                const auto& a = *reinterpret_cast<const ActivationBlock*>(x);
-                sums[r] = accumulate<V, F>(w, a, sums[r]);
+            size_t r = 0;
+            if constexpr (TakesPairs<V> && kRows != 1) {
+                const auto pairs = V::pair_up(w.q);
+                for (; r + 1 < n; r += 2, x += 2 * stride) {
+                    accumulate_two<V, F>(w, pairs, block_at(x), block_at(x + stride), sums + r);
+                }
             }
+            for (; r < n; ++r, x += stride) sums[r] = accumulate<V, F>(w, block_at(x), sums[r]);
         }
     }
     for (size_t i = 0, r = 0; i < n / t.terms; ++i) {

@@ -1,10 +1,8 @@
-// Vectors of eight floats on x86-64, as linear_int8.h wants them, but for the dot products: that is
-// where the sets differ. Internal linkage: each set compiles its own copy.
+// Vectors of eight floats on x86-64, as linear_int8.h and dots_x86.h want them. Internal linkage:
+// each set compiles its own copy.
 #pragma once
 
-#include <immintrin.h>
-
-#include "linear_int8.h"
+#include "dots_x86.h"
 
 namespace tektra {
 namespace {
@@ -27,6 +25,19 @@ struct Vectors256 {
     static inline Int right(Int v) {
         return _mm256_srli_epi16(v, n);
     }
+    static inline Int splat32(int32_t v) { return _mm256_set1_epi32(v); }
+    static inline Int no_sum() { return _mm256_setzero_si256(); }
+    static inline Int add16(Int a, Int b) { return _mm256_add_epi16(a, b); }
+    static inline Int add32(Int a, Int b) { return _mm256_add_epi32(a, b); }
+    static inline Int madd16(Int a, Int b) { return _mm256_madd_epi16(a, b); }
+    static inline Int unsigned_pairs(Int q, Int x) { return _mm256_maddubs_epi16(q, x); }
+    static inline Int signed_pairs(Int q, Int x) {
+        return _mm256_maddubs_epi16(_mm256_sign_epi8(q, q), _mm256_sign_epi8(x, q));
+    }
+    static inline Int interleave(Int low, Int high) {
+        return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
+    }
+
     static inline Float halves(const half_t* p) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     }

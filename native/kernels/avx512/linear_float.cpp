@@ -5,7 +5,7 @@
 
 #include "tables.h"
 
-namespace tektra::avx512vnni {
+namespace tektra::avx512 {
 namespace {
 
 struct FloatVectors {
@@ -33,4 +33,4 @@ void fill_linear_float(KernelTable& table) {
     fill_float<FloatVectors>(table);
 }
 
-}  // namespace tektra::avx512vnni
+}  // namespace tektra::avx512
