@@ -22,8 +22,8 @@ inline int failures = 0;
         }                                                        \
     } while (false)
 
-// Kernel tables of every instruction set that was compiled and that this machine runs, or of the one
-// that TEKTRA_ISA names.
+// Kernel tables of every instruction set that was compiled and that this machine runs, or of the
+// one that TEKTRA_ISA names.
 inline std::vector<const tektra::KernelTable*> tables() {
     const char* const* names;
     const size_t n = tektra::compiled_isas(&names);

@@ -150,8 +150,8 @@ inline void tile(const LinearTask& t, size_t group, size_t row, size_t num_rows)
     for (size_t b = 0; b < blocks; ++b) {
         const auto super = F::super(packed[b]);
         for (size_t s = 0; s < F::kWidth / kSub; ++s, at += sizeof(ActivationBlock)) {
-            // One row at a time reads a stream that the processor sees by itself; among the lines of
-            // many rows it does not.
+            // One row at a time reads a stream that the processor sees by itself; among the lines
+            // of many rows it does not.
             if constexpr (kRows == 0) prefetch_weights<V, F>(packed + b, s);
             Weights<V> w;
             F::unpack(packed[b], s, super, w);
