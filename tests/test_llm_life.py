@@ -127,10 +127,12 @@ def test_environment_stands_behind_options(model: Path, monkeypatch: pytest.Monk
         assert llm.capabilities.context == 96
 
 
-def test_close(model: Path, device: str) -> None:
+def test_close(tmp_path: Path, device: str) -> None:
     before = threading.active_count()
-    llm = LLM(model, device=device)
-    stream = llm.generate("hello", stream=True, max_tokens=200, ignore_eos=True)
+    # an answer that is not done before it is closed, however fast the machine
+    model = write_tiny_model(tmp_path / "long.gguf", context=32_768)
+    llm = LLM(model, device=device, context=32_768)
+    stream = llm.generate("hello", stream=True, max_tokens=30_000, ignore_eos=True)
     next(stream)
     llm.close()
     llm.close()

@@ -14,6 +14,7 @@ def main() -> None:
         for chunk in llm.chat(messages, SamplingParams(max_tokens=4), stream=True):
             if chunk.text:
                 print(chunk.text, end="", flush=True)
+        llm.wait_packed_copy(30.0)  # as `tektra run` does: the next start is a second one
 
 
 if __name__ == "__main__":
