@@ -321,3 +321,13 @@ def test_import_is_quick_and_names_are_there() -> None:
     assert float(result.stdout) < 0.1
     with pytest.raises(AttributeError, match="no attribute 'LLMs'"):
         tektra.LLMs  # noqa: B018
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_a_loaded_model_lets_its_file_go(tmp_path: Path, device: str) -> None:
+    path = write_tiny_model(tmp_path / "let-go.gguf")
+    with LLM(path, device=device) as llm:
+        if llm.capabilities.device == "cpu":  # the reference reads weights from the file
+            assert path.name not in Path("/proc/self/maps").read_text()
+        # what the tokenizers library is made from when it is needed is still there
+        assert llm.tokenize("\U0001e900 he") == llm.tokenize("\U0001e900 he")

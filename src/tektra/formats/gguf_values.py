@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from tektra.formats.gguf_strings import string_starts
+from tektra.formats.gguf_strings import string_starts, strings_end
 
 __all__ = ["SCALAR_DTYPES", "GGUFArray", "GGUFValue", "Typed", "ValueType"]
 
@@ -143,6 +143,19 @@ class GGUFArray(Sequence[Any]):
         if self.element_type is not ValueType.STRING:
             raise TypeError(f"an array of {self.element_type.name} holds no strings")
         return self._raw[self._offset :]
+
+    def detached(self) -> GGUFArray:
+        """The same items in memory of their own, which keep no file mapped."""
+        if self.element_type is ValueType.ARRAY:
+            items = tuple(item.detached() for item in self._subarrays)
+            return GGUFArray(np.empty(0, np.uint8), self.element_type, 0, self._count, items)
+        if self.element_type is ValueType.STRING:
+            end = strings_end(self._raw, self._offset, self._count)
+        else:
+            end = self._offset + self._count * SCALAR_DTYPES[self.element_type].itemsize
+        own = self._raw[self._offset : end].copy()
+        own.flags.writeable = False
+        return GGUFArray(own, self.element_type, 0, self._count)
 
     def __len__(self) -> int:
         return self._count

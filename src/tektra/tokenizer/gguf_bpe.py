@@ -60,8 +60,15 @@ def _load_native(metadata: Mapping[str, Any], pre: str, spec: PreTokenizerSpec) 
         return None
     special = {texts[i]: i for i in sorted(vocab.special.special_ids) if texts[i]}
 
+    # What the library may need later is copied: a loaded model must not keep its file mapped.
+    kept = {
+        key: value.detached() if hasattr(value, "detached") else value
+        for key, value in metadata.items()
+        if key.startswith("tokenizer.")
+    }
+
     def library() -> TextEncoder:
-        return _library_encoder(metadata, spec)[0]
+        return _library_encoder(kept, spec)[0]
 
     encoder = NativeEncoder(pairs, special, nfc=spec.nfc, library=library)
     return _tokenizer(pre, vocab, encoder)
