@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "../shared/activations.h"
 #include "tables.h"
 #include "vector.h"
 
@@ -103,74 +104,25 @@ inline __m256 apply(__m256 x) {
 
 // A row may end in the middle of a vector: the rest goes through a padded copy, so that every
 // element is computed by the same instructions.
-template <int kFunction>
-void activate_row(const float* x, size_t n, float* out) {
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        _mm256_storeu_ps(out + i, apply<kFunction>(_mm256_loadu_ps(x + i)));
+struct Loops {
+    template <int kFunction>
+    static void gated(const float* gate, const float* up, size_t n, float* out) {
+        size_t i = 0;
+        for (; i + 8 <= n; i += 8) {
+            __m256 g = apply<kFunction>(_mm256_loadu_ps(gate + i));
+            if (up != nullptr) g = _mm256_mul_ps(g, _mm256_loadu_ps(up + i));
+            _mm256_storeu_ps(out + i, g);
+        }
+        if (i < n) {
+            alignas(32) float rest[8] = {};
+            std::memcpy(rest, gate + i, (n - i) * sizeof(float));
+            _mm256_store_ps(rest, apply<kFunction>(_mm256_load_ps(rest)));
+            for (size_t j = 0; i + j < n; ++j) {
+                out[i + j] = up != nullptr ? rest[j] * up[i + j] : rest[j];
+            }
+        }
     }
-    if (i < n) {
-        alignas(32) float rest[8] = {};
-        std::memcpy(rest, x + i, (n - i) * sizeof(float));
-        _mm256_store_ps(rest, apply<kFunction>(_mm256_load_ps(rest)));
-        std::memcpy(out + i, rest, (n - i) * sizeof(float));
-    }
-}
-
-template <int kFunction>
-void gated_row(const float* gate, const float* up, size_t n, float* out) {
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        const __m256 g = apply<kFunction>(_mm256_loadu_ps(gate + i));
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(g, _mm256_loadu_ps(up + i)));
-    }
-    if (i < n) {
-        alignas(32) float rest[8] = {};
-        std::memcpy(rest, gate + i, (n - i) * sizeof(float));
-        _mm256_store_ps(rest, apply<kFunction>(_mm256_load_ps(rest)));
-        for (size_t j = 0; i + j < n; ++j) out[i + j] = rest[j] * up[i + j];
-    }
-}
-
-float gelu(float x) {
-    return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752440f));
-}
-
-void activate(const float* x, size_t n, int function, float* out) {
-    switch (function) {
-        case kSilu:
-            return activate_row<kSilu>(x, n, out);
-        case kGelu:
-            for (size_t i = 0; i < n; ++i) out[i] = gelu(x[i]);
-            return;
-        case kGeluTanh:
-            return activate_row<kGeluTanh>(x, n, out);
-        case kRelu:
-            return activate_row<kRelu>(x, n, out);
-        case kSigmoid:
-            return activate_row<kSigmoid>(x, n, out);
-        default:
-            return activate_row<kTanh>(x, n, out);
-    }
-}
-
-void gated(const float* gate, const float* up, size_t n, int function, float* out) {
-    switch (function) {
-        case kSilu:
-            return gated_row<kSilu>(gate, up, n, out);
-        case kGelu:
-            for (size_t i = 0; i < n; ++i) out[i] = gelu(gate[i]) * up[i];
-            return;
-        case kGeluTanh:
-            return gated_row<kGeluTanh>(gate, up, n, out);
-        case kRelu:
-            return gated_row<kRelu>(gate, up, n, out);
-        case kSigmoid:
-            return gated_row<kSigmoid>(gate, up, n, out);
-        default:
-            return gated_row<kTanh>(gate, up, n, out);
-    }
-}
+};
 
 void add(const float* a, const float* b, size_t n, float* out) {
     size_t i = 0;
@@ -217,8 +169,7 @@ void fill_rows(KernelTable& table) {
     rows.rms_norm = rms_norm;
     rows.rope_interleaved = rope_interleaved;
     rows.rope_half = rope_half;
-    rows.activate = activate;
-    rows.gated = gated;
+    fill_activations<Loops>(rows);
     rows.add = add;
     rows.mul = mul;
     rows.scale = scale;

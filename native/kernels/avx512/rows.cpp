@@ -2,6 +2,7 @@
 // middle of a vector ends with a mask, so every element is computed by the same instructions.
 #include <cmath>
 
+#include "../shared/activations.h"
 #include "../shared/math512.h"
 #include "tables.h"
 
@@ -63,69 +64,23 @@ inline __m512 apply(__m512 x) {
     }
 }
 
-template <int kFunction>
-void activate_row(const float* x, size_t n, float* out) {
-    for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 some = inside(i, n);
-        _mm512_mask_storeu_ps(out + i, some, apply<kFunction>(_mm512_maskz_loadu_ps(some, x + i)));
+struct Loops {
+    template <int kFunction>
+    static void gated(const float* gate, const float* up, size_t n, float* out) {
+        for (size_t i = 0; i < n; i += 16) {
+            const __mmask16 some = inside(i, n);
+            __m512 g = apply<kFunction>(_mm512_maskz_loadu_ps(some, gate + i));
+            if (up != nullptr) g = _mm512_mul_ps(g, _mm512_maskz_loadu_ps(some, up + i));
+            _mm512_mask_storeu_ps(out + i, some, g);
+        }
     }
-}
-
-template <int kFunction>
-void gated_row(const float* gate, const float* up, size_t n, float* out) {
-    for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 some = inside(i, n);
-        const __m512 g = apply<kFunction>(_mm512_maskz_loadu_ps(some, gate + i));
-        _mm512_mask_storeu_ps(out + i, some, _mm512_mul_ps(g, _mm512_maskz_loadu_ps(some, up + i)));
-    }
-}
-
-float gelu(float x) {
-    return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752440f));
-}
-
-void activate(const float* x, size_t n, int function, float* out) {
-    switch (function) {
-        case kSilu:
-            return activate_row<kSilu>(x, n, out);
-        case kGelu:
-            for (size_t i = 0; i < n; ++i) out[i] = gelu(x[i]);
-            return;
-        case kGeluTanh:
-            return activate_row<kGeluTanh>(x, n, out);
-        case kRelu:
-            return activate_row<kRelu>(x, n, out);
-        case kSigmoid:
-            return activate_row<kSigmoid>(x, n, out);
-        default:
-            return activate_row<kTanh>(x, n, out);
-    }
-}
-
-void gated(const float* gate, const float* up, size_t n, int function, float* out) {
-    switch (function) {
-        case kSilu:
-            return gated_row<kSilu>(gate, up, n, out);
-        case kGelu:
-            for (size_t i = 0; i < n; ++i) out[i] = gelu(gate[i]) * up[i];
-            return;
-        case kGeluTanh:
-            return gated_row<kGeluTanh>(gate, up, n, out);
-        case kRelu:
-            return gated_row<kRelu>(gate, up, n, out);
-        case kSigmoid:
-            return gated_row<kSigmoid>(gate, up, n, out);
-        default:
-            return gated_row<kTanh>(gate, up, n, out);
-    }
-}
+};
 
 }  // namespace
 
 void fill_rows(KernelTable& table) {
     table.rows.rms_norm = rms_norm;
-    table.rows.activate = activate;
-    table.rows.gated = gated;
+    fill_activations<Loops>(table.rows);
 }
 
 }  // namespace tektra::avx512

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "../shared/activations.h"
 #include "tables.h"
 #include "vector.h"
 
@@ -101,31 +102,12 @@ void gated_row(const float* gate, const float* up, size_t n, float* out) {
     }
 }
 
-void gated(const float* gate, const float* up, size_t n, int function, float* out) {
-    switch (function) {
-        case kSilu:
-            return gated_row<kSilu>(gate, up, n, out);
-        case kGelu:
-            for (size_t i = 0; i < n; ++i) {
-                const float x = gate[i];
-                const float value = 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752440f));
-                out[i] = up != nullptr ? value * up[i] : value;
-            }
-            return;
-        case kGeluTanh:
-            return gated_row<kGeluTanh>(gate, up, n, out);
-        case kRelu:
-            return gated_row<kRelu>(gate, up, n, out);
-        case kSigmoid:
-            return gated_row<kSigmoid>(gate, up, n, out);
-        default:
-            return gated_row<kTanh>(gate, up, n, out);
+struct Loops {
+    template <int kFunction>
+    static void gated(const float* gate, const float* up, size_t n, float* out) {
+        gated_row<kFunction>(gate, up, n, out);
     }
-}
-
-void activate(const float* x, size_t n, int function, float* out) {
-    gated(x, nullptr, n, function, out);
-}
+};
 
 void to_half(const float* x, size_t n, half_t* out) {
     size_t i = 0;
@@ -142,8 +124,7 @@ void to_half(const float* x, size_t n, half_t* out) {
 void fill_rows(KernelTable& table) {
     RowKernels& rows = table.rows;
     rows.quantize = quantize;
-    rows.activate = activate;
-    rows.gated = gated;
+    fill_activations<Loops>(rows);
     rows.to_half = to_half;
 }
 
