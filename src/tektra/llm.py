@@ -34,24 +34,21 @@ class LLM(LocalModel):
         reference: a path to a GGUF file or to a folder with one, or an alias (``"smollm2:135m"``).
         device: ``"auto"``, ``"cpu"``, ``"reference"``..., or a `Backend`; ``"auto"`` takes what
             ``TEKTRA_DEVICE`` says, else the fastest there is.
-        threads: threads that compute; None: ``TEKTRA_THREADS``, else the physical cores that this
-            process may use.
+        threads: None: ``TEKTRA_THREADS``, else the physical cores that this process may use.
         context: most tokens of one sequence, prompt and answer together; None: ``TEKTRA_CONTEXT``,
             else what the model was made for, 4096 at most, and less where memory is short.
             `capabilities` says what was chosen.
         max_batch: requests that run at once; further ones wait.
         max_rows: most tokens of prompts in one step. More is faster, and takes memory.
-        kv_type: what keys and values are kept as: ``"f16"``, or ``"int8"`` in nearly half the
-            memory, which also reads faster and rounds a little; None: ``TEKTRA_KV_TYPE``, else
-            ``"f16"``.
+        kv_type: of keys and values: ``"f16"``, or ``"int8"``, half of that and a little rounded;
+            None: ``TEKTRA_KV_TYPE``, else ``"f16"``.
         max_waiting: most requests that may wait; None for no bound.
         prefix_cache: reuse what was computed for an equal beginning of an earlier prompt.
         packed_cache: use and leave packed copies of weights, for quick starts (docs/embedding.md).
         seed: where the seeds of requests that name none come from, in order of arrival.
         progress: told how far loading is, on the threads that load.
         cancel: ends loading when it is set.
-        wait: return when the model is ready. If False it loads on a thread of its own: `status`
-            is ``"loading"``, and calls made meanwhile wait for it.
+        wait: if False, load on a thread of its own: `status` is ``"loading"``, and calls wait.
 
     Raises:
         InvalidParameterError: an option is out of range.

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <limits>
 
+#include "../shared/quantized_row.h"
 #include "tables.h"
 #include "vector.h"
 
@@ -77,12 +78,7 @@ inline void quantize_blocks(const float* x, size_t num_blocks, __m256 peaks, flo
     _mm256_store_ps(sum, _mm256_mul_ps(_mm256_cvtepi32_ps(halves), factors));
     for (size_t b = 0; b < num_blocks; ++b) {
         auto& a = *reinterpret_cast<ActivationBlock*>(out + b * sizeof(ActivationBlock));
-        for (size_t h = 0; h < 2; ++h) {
-            a.factor[h] = a.twice[h][0] = a.twice[h][1] = static_cast<int16_t>(factor[2 * b + h]);
-            a.scale[h] = factor[2 * b + h];
-            a.centre[h] = -32.0f * sum[2 * b + h];
-        }
-        a.total = sum[2 * b] + sum[2 * b + 1];
+        finish_block(factor + 2 * b, sum + 2 * b, a);
     }
 }
 
@@ -91,14 +87,8 @@ void quantize(const float* x, size_t n, uint8_t* out) {
     __m256i largest = _mm256_setzero_si256();
     for (size_t i = 0; i < n; i += 8) largest = _mm256_max_epi32(largest, magnitudes(x + i));
     const uint32_t bits = largest_lane(largest);
-    float top;
-    std::memcpy(&top, &bits, sizeof top);
-    const float d = top / (127.0f * kMaxFactor);
-    std::memcpy(out + num_blocks * sizeof(ActivationBlock), &d, sizeof d);
-    if (!(top >= kSmallestRow && top <= std::numeric_limits<float>::max())) {
-        std::memset(out, 0, num_blocks * sizeof(ActivationBlock));
-        return;
-    }
+    const float top = begin_row(bits, num_blocks, out);
+    if (top == 0.0f) return;
     for (size_t b = 0; b < num_blocks; b += kBlocks) {
         const size_t count = num_blocks - b < kBlocks ? num_blocks - b : kBlocks;
         const float* from = x + b * kActivationBlock;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "../shared/quantized_row.h"
 #include "tables.h"
 
 namespace tektra::avx512 {
@@ -47,12 +48,10 @@ inline void quantize_blocks(const float* x, size_t num_blocks, float top, uint8_
                       _mm512_set1_ps(kMaxFactor));
     const __mmask16 any = _mm512_cmp_ps_mask(factors, _mm512_setzero_ps(), _CMP_GT_OQ);
     alignas(64) float factor[kHalves], inverse[kHalves], sum[kHalves];
-    alignas(64) int32_t twice[kHalves], total[kHalves] = {};
+    alignas(64) int32_t total[kHalves] = {};
     _mm512_store_ps(factor, factors);
     _mm512_store_ps(inverse,
                     _mm512_maskz_div_ps(any, _mm512_set1_ps(127.0f * kMaxFactor / top), factors));
-    const __m512i whole = _mm512_cvtps_epi32(factors);
-    _mm512_store_si512(twice, _mm512_or_si512(whole, _mm512_slli_epi32(whole, 16)));
     for (size_t h = 0; h < 2 * num_blocks; ++h) {
         const __m512 scaled =
             _mm512_mul_ps(_mm512_loadu_ps(x + 16 * h), _mm512_set1_ps(inverse[h]));
@@ -68,13 +67,7 @@ inline void quantize_blocks(const float* x, size_t num_blocks, float top, uint8_
     _mm512_store_ps(sum, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(total)), factors));
     for (size_t b = 0; b < num_blocks; ++b) {
         auto& a = *reinterpret_cast<ActivationBlock*>(out + b * sizeof(ActivationBlock));
-        for (size_t h = 0; h < 2; ++h) {
-            std::memcpy(a.twice[h], twice + 2 * b + h, sizeof a.twice[h]);
-            a.factor[h] = static_cast<int16_t>(twice[2 * b + h]);
-            a.scale[h] = factor[2 * b + h];
-            a.centre[h] = -32.0f * sum[2 * b + h];
-        }
-        a.total = sum[2 * b] + sum[2 * b + 1];
+        finish_block(factor + 2 * b, sum + 2 * b, a);
     }
 }
 
@@ -82,15 +75,9 @@ void quantize(const float* x, size_t n, uint8_t* out) {
     const size_t num_blocks = n / kActivationBlock;
     __m512i largest = _mm512_setzero_si512();
     for (size_t i = 0; i < n; i += 16) largest = _mm512_max_epi32(largest, magnitudes(x + i));
-    const int32_t bits = _mm512_reduce_max_epi32(largest);
-    float top;
-    std::memcpy(&top, &bits, sizeof top);
-    const float d = top / (127.0f * kMaxFactor);
-    std::memcpy(out + num_blocks * sizeof(ActivationBlock), &d, sizeof d);
-    if (!(top >= kSmallestRow && top <= std::numeric_limits<float>::max())) {
-        std::memset(out, 0, num_blocks * sizeof(ActivationBlock));
-        return;
-    }
+    const auto bits = static_cast<uint32_t>(_mm512_reduce_max_epi32(largest));
+    const float top = begin_row(bits, num_blocks, out);
+    if (top == 0.0f) return;
     size_t b = 0;
     for (; b + kBlocks <= num_blocks; b += kBlocks) {
         quantize_blocks(x + b * kActivationBlock, kBlocks, top, out + b * sizeof(ActivationBlock));

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "../shared/activations.h"
+#include "../shared/quantized_row.h"
 #include "tables.h"
 #include "vector.h"
 
@@ -27,17 +28,11 @@ void quantize(const float* x, size_t n, uint8_t* out) {
         const uint32_t largest = largest_bits(x + i);
         bits = largest > bits ? largest : bits;
     }
-    float top;
-    std::memcpy(&top, &bits, sizeof top);
-    const float d = top / (127.0f * kMaxFactor);
-    std::memcpy(out + num_blocks * sizeof(ActivationBlock), &d, sizeof d);
-    if (!(top >= kSmallestRow && top <= std::numeric_limits<float>::max())) {
-        std::memset(out, 0, num_blocks * sizeof(ActivationBlock));
-        return;
-    }
+    const float top = begin_row(bits, num_blocks, out);
+    if (top == 0.0f) return;
     for (size_t b = 0; b < num_blocks; ++b) {
         ActivationBlock a;
-        a.total = 0.0f;
+        float factors[2], sums[2];
         for (int h = 0; h < 2; ++h) {
             const float* from = x + kActivationBlock * b + 16 * h;
             const uint32_t largest = largest_bits(from);
@@ -53,12 +48,10 @@ void quantize(const float* x, size_t n, uint8_t* out) {
             const int16x8_t high = vcombine_s16(vqmovn_s32(q[2]), vqmovn_s32(q[3]));
             const int8x16_t bytes = vcombine_s8(vqmovn_s16(low), vqmovn_s16(high));
             vst1q_s8(a.q + 16 * h, bytes);
-            a.factor[h] = a.twice[h][0] = a.twice[h][1] = static_cast<int16_t>(factor);
-            a.scale[h] = factor;
-            const float sum = factor * static_cast<float>(vaddlvq_s8(bytes));
-            a.total += sum;
-            a.centre[h] = -32.0f * sum;
+            factors[h] = factor;
+            sums[h] = factor * static_cast<float>(vaddlvq_s8(bytes));
         }
+        finish_block(factors, sums, a);
         std::memcpy(out + b * sizeof a, &a, sizeof a);
     }
 }
