@@ -77,6 +77,10 @@ test: $(TEKTRA) $(DEV) $(SMOLLM2) ## the fast tests; PYTEST_ARGS="-k name" for s
 test-slow: $(TEKTRA) $(DEV) $(SMOLLM2) ## the slow tests, tests/slow
 	@$(PY) -m pytest -q --slow tests/slow $(PYTEST_ARGS)
 
+.PHONY: models-page
+models-page: $(TEKTRA) $(DEV) $(SMOLLM2) ## write the table in docs/models.md from what the tests measure
+	@$(PY) -m pytest -q -n auto --dist loadfile tests/models --models-page
+
 .PHONY: check
 check: lint types gate test ## everything a reviewer would run: format, lint, types, gate, tests
 
@@ -178,7 +182,7 @@ clean: ## remove what was built and what was installed
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	    /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	    /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	    /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 # Installation
 

@@ -23,6 +23,11 @@ SLOW = Path(__file__).parent / "slow"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests in tests/slow as well")
+    parser.addoption(
+        "--models-page",
+        action="store_true",
+        help="write the table in docs/models.md anew from what the tests of models measure",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,6 +46,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Writes the page of models; here, since reports of all processes arrive here."""
+    if not terminalreporter.config.getoption("--models-page"):
+        return
+    from tests.models import page
+
+    passed = terminalreporter.stats.get("passed", [])
+    measured = [m for report in passed for m in page.from_properties(report.user_properties)]
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line("tests failed: docs/models.md stays as it is")
+        return
+    page.update(measured)
+    terminalreporter.write_line(f"docs/models.md: {len(measured)} comparisons")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ if str(ROOT) not in sys.path:  # the tests share helpers as tests.backends.*
     sys.path.insert(0, str(ROOT))
 
 from tests.backends.present import all_backends, other_backends  # noqa: E402
+from tests.models.page import PROPERTY, Measured  # noqa: E402
 
 from tektra.backends.base import Backend  # noqa: E402
 
@@ -26,3 +28,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def other_backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend but the reference."""
     return other_backends()[request.param]()
+
+
+@pytest.fixture
+def record_error(record_property: Callable[[str, object], None]) -> Callable[[Measured], None]:
+    """Hands a comparison with the reference implementation to the page of models."""
+    return lambda measured: record_property(PROPERTY, measured.as_property())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.goldens.seeded_model import (
     gguf_weights,
     token_ids,
 )
+from tests.models.page import Measured
 
 from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
@@ -62,6 +64,17 @@ def difference(out: NDArray[np.float32], expected: NDArray[np.float32]) -> float
     return float(np.abs(out - expected).max() / np.abs(expected).max())
 
 
+def measured(variant: Variant, backend: str, error: float) -> Measured:
+    """For the page of models."""
+    return Measured(
+        architecture=variant.architecture,
+        form="GGUF",
+        backend=backend,
+        variant=variant.name,
+        error=error,
+    )
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_seed_makes_the_same_model(name: str, goldens: dict[str, NDArray[Any]]) -> None:
     assert fingerprint(VARIANTS[name]) == goldens[f"{name} fingerprint"], (
@@ -70,17 +83,29 @@ def test_seed_makes_the_same_model(name: str, goldens: dict[str, NDArray[Any]]) 
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_float32_cache(name: str, goldens: dict[str, NDArray[Any]], tmp_path: Path) -> None:
+def test_float32_cache(
+    name: str,
+    goldens: dict[str, NDArray[Any]],
+    tmp_path: Path,
+    record_error: Callable[[Measured], None],
+) -> None:
     out = logits_of(VARIANTS[name], ReferenceBackend(kv_dtype="float32"), tmp_path)
-    assert difference(out, goldens[name]) < FLOAT32_TOLERANCE
+    error = difference(out, goldens[name])
+    record_error(measured(VARIANTS[name], "reference, f32", error))
+    assert error < FLOAT32_TOLERANCE
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_backend(
-    name: str, backend: Backend, goldens: dict[str, NDArray[Any]], tmp_path: Path
+    name: str,
+    backend: Backend,
+    goldens: dict[str, NDArray[Any]],
+    tmp_path: Path,
+    record_error: Callable[[Measured], None],
 ) -> None:
-    out = logits_of(VARIANTS[name], backend, tmp_path)
-    assert difference(out, goldens[name]) < FLOAT16_TOLERANCE
+    error = difference(logits_of(VARIANTS[name], backend, tmp_path), goldens[name])
+    record_error(measured(VARIANTS[name], f"{backend.name}, f16", error))
+    assert error < FLOAT16_TOLERANCE
 
 
 @pytest.mark.parametrize(
