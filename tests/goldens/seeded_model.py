@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 __all__ = [
     "VARIANTS",
     "Variant",
+    "checkpoint_config",
     "checkpoint_weights",
     "fingerprint",
     "gguf_metadata",
@@ -290,3 +291,29 @@ def gguf_metadata(v: Variant) -> dict[str, Any]:
         if v.rope["rope_type"] == "yarn" and theirs in v.rope:
             metadata[f"{a}.rope.scaling.{ours}"] = v.rope[theirs]
     return metadata
+
+
+def checkpoint_config(v: Variant) -> dict[str, Any]:
+    """config.json as transformers writes it (5.0 and later)."""
+    config: dict[str, Any] = {
+        "architectures": [
+            {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}[v.architecture]
+        ],
+        "model_type": v.architecture,
+        "hidden_size": v.hidden,
+        "intermediate_size": v.ffn,
+        "num_hidden_layers": v.layers,
+        "num_attention_heads": v.heads,
+        "num_key_value_heads": v.kv_heads,
+        "vocab_size": v.vocab,
+        "max_position_embeddings": v.context,
+        "rms_norm_eps": v.eps,
+        "hidden_act": "silu",
+        "tie_word_embeddings": v.tied,
+        "rope_parameters": dict(v.rope),
+    }
+    if v.head_dim is not None:
+        config["head_dim"] = v.head_dim
+    if v.architecture == "llama":
+        config |= {"attention_bias": v.attention_bias, "mlp_bias": v.mlp_bias}
+    return config

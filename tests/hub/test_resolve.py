@@ -80,15 +80,25 @@ def test_a_directory_with_several_models_lists_them(tmp_path: Path) -> None:
 
 
 def test_an_empty_directory(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="holds no GGUF"):
+    with pytest.raises(ModelNotFoundError, match="holds no model"):
         resolve(str(tmp_path))
 
 
-def test_a_safetensors_directory_is_not_supported_yet(tmp_path: Path) -> None:
+def test_a_safetensors_directory(tmp_path: Path) -> None:
     touch(tmp_path / "model.safetensors")
     touch(tmp_path / "config.json")
+    touch(tmp_path / "training_args.bin")
+    for name in ("", "model.safetensors", "config.json"):
+        assert resolve(tmp_path / name).path == tmp_path
+        assert resolve(tmp_path / name).name == tmp_path.name
+    touch(tmp_path / "small.gguf")
+    assert resolve(tmp_path).path == tmp_path / "small.gguf"
+
+
+def test_safetensors_without_their_config(tmp_path: Path) -> None:
+    touch(tmp_path / "model.safetensors")
     for reference in (tmp_path, tmp_path / "model.safetensors"):
-        with pytest.raises(UnsupportedModelError, match="does not read yet"):
+        with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
             resolve(reference)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.backends.steps import run_text
+from tests.fixtures.checkpoint_files import write_checkpoint
 from tests.goldens.seeded_model import (
     VARIANTS,
     Variant,
+    checkpoint_config,
+    checkpoint_weights,
     fingerprint,
     gguf_metadata,
     gguf_weights,
@@ -22,13 +25,15 @@ from tests.models.page import Measured
 
 from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
+from tektra.engine.model_files import open_model
 from tektra.formats.ggml_types import GGMLType
-from tektra.formats.gguf import GGUFFile
 from tektra.formats.gguf_writer import write_gguf
 from tektra.models.base import draw
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "models" / "logits.npz"
 OPTIONS = CompileOptions(max_rows=256, max_outputs=8, num_kv_blocks=8)
+Form = Literal["GGUF", "safetensors"]
+FORMS = get_args(Form)
 FLOAT32_TOLERANCE = 1e-4
 """Of the largest logit, where keys and values are kept as float32 like in transformers."""
 FLOAT16_TOLERANCE = 3e-3
@@ -42,15 +47,24 @@ def goldens() -> dict[str, NDArray[Any]]:
 
 
 def logits_of(
-    variant: Variant, backend: Backend, folder: Path, metadata: dict[str, Any] | None = None
+    variant: Variant,
+    backend: Backend,
+    folder: Path,
+    metadata: dict[str, Any] | None = None,
+    *,
+    form: Form = "GGUF",
 ) -> NDArray[np.float32]:
-    """Writes the variant as GGUF, opens it, and runs its text."""
-    write_gguf(
-        folder / "model.gguf",
-        metadata or gguf_metadata(variant),
-        [(n, a.shape, GGMLType.F32, a) for n, a in gguf_weights(variant).items()],
-    )
-    with GGUFFile.open(folder / "model.gguf") as file:
+    """Writes the variant in a form, opens it, and runs its text."""
+    path = folder / form
+    if form == "GGUF":
+        write_gguf(
+            path,
+            metadata or gguf_metadata(variant),
+            [(n, a.shape, GGMLType.F32, a) for n, a in gguf_weights(variant).items()],
+        )
+    else:
+        write_checkpoint(path, checkpoint_config(variant), checkpoint_weights(variant), shards=3)
+    with open_model(path) as file:
         model = draw(file.metadata, file.tensors)
         executable = backend.compile(model.graph, file, OPTIONS)
         try:
@@ -64,11 +78,11 @@ def difference(out: NDArray[np.float32], expected: NDArray[np.float32]) -> float
     return float(np.abs(out - expected).max() / np.abs(expected).max())
 
 
-def measured(variant: Variant, backend: str, error: float) -> Measured:
+def measured(variant: Variant, form: str, backend: str, error: float) -> Measured:
     """For the page of models."""
     return Measured(
         architecture=variant.architecture,
-        form="GGUF",
+        form=form,
         backend=backend,
         variant=variant.name,
         error=error,
@@ -82,29 +96,33 @@ def test_seed_makes_the_same_model(name: str, goldens: dict[str, NDArray[Any]]) 
     )
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_float32_cache(
     name: str,
+    form: Form,
     goldens: dict[str, NDArray[Any]],
     tmp_path: Path,
     record_error: Callable[[Measured], None],
 ) -> None:
-    out = logits_of(VARIANTS[name], ReferenceBackend(kv_dtype="float32"), tmp_path)
-    error = difference(out, goldens[name])
-    record_error(measured(VARIANTS[name], "reference, f32", error))
+    reference = ReferenceBackend(kv_dtype="float32")
+    error = difference(logits_of(VARIANTS[name], reference, tmp_path, form=form), goldens[name])
+    record_error(measured(VARIANTS[name], form, "reference, f32", error))
     assert error < FLOAT32_TOLERANCE
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_backend(
     name: str,
+    form: Form,
     backend: Backend,
     goldens: dict[str, NDArray[Any]],
     tmp_path: Path,
     record_error: Callable[[Measured], None],
 ) -> None:
-    error = difference(logits_of(VARIANTS[name], backend, tmp_path), goldens[name])
-    record_error(measured(VARIANTS[name], f"{backend.name}, f16", error))
+    error = difference(logits_of(VARIANTS[name], backend, tmp_path, form=form), goldens[name])
+    record_error(measured(VARIANTS[name], form, f"{backend.name}, f16", error))
     assert error < FLOAT16_TOLERANCE
 
 

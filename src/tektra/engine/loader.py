@@ -19,6 +19,7 @@ from tektra.backends.base import Backend, CompileOptions, Executable, Step
 from tektra.backends.cpu import native_core
 from tektra.backends.select import select_backend
 from tektra.config import DEFAULT_PACKED_CACHE, KV_TYPES, KvType, cache_dir
+from tektra.engine.model_files import load_tokenizer, open_model
 from tektra.engine.packed_copy import PackedCopy, default_store
 from tektra.engine.recommended_sampling import recommended_sampling
 from tektra.engine.resources import usable_cores
@@ -31,11 +32,10 @@ from tektra.errors import (
     MemoryLimitError,
     TokenizerError,
 )
-from tektra.formats.gguf import GGUFFile
 from tektra.hub import ResolvedModel, resolve
 from tektra.models.base import DrawnModel, draw
 from tektra.progress import CancelToken, ProgressCallback, ProgressEvent
-from tektra.tokenizer import Tokenizer, find_templates, load_from_gguf
+from tektra.tokenizer import Tokenizer, find_templates
 
 __all__ = ["EitherCancelled", "LoadOptions", "LoadedModel", "load"]
 
@@ -153,9 +153,9 @@ def _load(
     name = resolved.path.name
     report(ProgressEvent("map", name, 0, 1, "items"))
     backend = _backend(options.device)
-    with GGUFFile.open(resolved.path) as file:
+    with open_model(resolved.path) as file:
         drawn = draw(file.metadata, file.tensors, name=name)
-        tokenizer = load_from_gguf(file.metadata)
+        tokenizer = load_tokenizer(file)
         _check_vocabulary(tokenizer, drawn)
         templates = find_templates(file.metadata)
         sampling = recommended_sampling(file.metadata, resolved.sampling).params

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from tektra.backends.base import PackedWeights
 from tektra.config import cache_dir
+from tektra.engine.model_files import ModelFile
 from tektra.engine.packed_store import PackedStore
 from tektra.engine.verify import VerifiedFiles, digest_of_stream, fingerprint
 from tektra.errors import CancelledError, TektraError
-from tektra.formats.gguf import GGUFFile
 from tektra.formats.packed import PackedMatrix
 
 __all__ = ["PACKED_FOLDER", "PackedCopy", "PackedStatus", "default_store"]
@@ -64,7 +64,7 @@ class PackedCopy:
 
     def __init__(
         self,
-        file: GGUFFile,
+        file: ModelFile,
         sha256: str | None,
         store: PackedStore | None,
         known: VerifiedFiles,
@@ -72,6 +72,7 @@ class PackedCopy:
     ) -> None:
         self._paths = file.paths
         self._statuses = file.statuses
+        self._variant = file.variant
         self._pinned = sha256.lower() if sha256 is not None and len(file.paths) == 1 else None
         self._store = store
         self._known = known
@@ -231,11 +232,13 @@ class PackedCopy:
         """One digest for all files of a model."""
         if None in digests:
             return None
-        if len(digests) == 1:
+        if len(digests) == 1 and not self._variant:
             return digests[0]
         import hashlib
 
-        return hashlib.sha256(" ".join(map(str, digests)).encode()).hexdigest()
+        return hashlib.sha256(
+            " ".join([*map(str, digests), self._variant]).strip().encode()
+        ).hexdigest()
 
     def _unchanged(self) -> bool:
         """Whether the model's files are still those that were mapped, and nobody wrote to them."""

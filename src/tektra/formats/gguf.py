@@ -112,6 +112,11 @@ class GGUFFile:
         return self._statuses
 
     @property
+    def variant(self) -> str:
+        """What besides the bytes of the files makes the weights what they are: nothing."""
+        return ""
+
+    @property
     def version(self) -> int:
         """Version of the GGUF format, 2 or 3."""
         return self._header.version

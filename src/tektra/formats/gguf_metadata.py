@@ -10,7 +10,7 @@ import builtins
 import math
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 import numpy as np
 
@@ -56,6 +56,8 @@ class Metadata:
     """
 
     __slots__ = ("_name", "_values")
+
+    _KIND: ClassVar[builtins.str] = "metadata key"
 
     def __init__(self, values: Mapping[builtins.str, Any], *, name: builtins.str = "") -> None:
         """Args:
@@ -220,17 +222,17 @@ class Metadata:
         self, key: builtins.str, default: _D | Literal[Required.REQUIRED], needed: builtins.str
     ) -> _D:
         if default is REQUIRED:
-            raise self._error(f"the metadata key {key!r} is missing; {needed} is needed")
+            raise self._error(f"the {self._KIND} {key!r} is missing; {needed} is needed")
         return default
 
     def _bad(self, key: builtins.str, value: Any, allowed: builtins.str) -> FormatError:
-        return self._error(f"the metadata key {key!r} is {_show(value)}; it must be {allowed}")
+        return self._error(f"the {self._KIND} {key!r} is {_show(value)}; it must be {allowed}")
 
     def _bad_item(
         self, key: builtins.str, index: builtins.int, value: Any, allowed: builtins.str
     ) -> FormatError:
         return self._error(
-            f"item {index} of the metadata key {key!r} is {_show(value)}; it must be {allowed}"
+            f"item {index} of the {self._KIND} {key!r} is {_show(value)}; it must be {allowed}"
         )
 
     def _error(self, message: builtins.str) -> FormatError:

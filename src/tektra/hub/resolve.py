@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tektra.errors import ModelNotFoundError, ModelReferenceError, UnsupportedModelError
+from tektra.formats.checkpoint import is_checkpoint
 from tektra.hub.catalog import load_catalog
 from tektra.hub.references import (
     AliasReference,
@@ -32,10 +33,10 @@ __all__ = ["ResolvedModel", "resolve"]
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A model file on this machine.
+    """A model on this machine: a file, or a directory with a checkpoint.
 
     Attributes:
-        path: absolute path of the file; of a model in several files any one of them.
+        path: absolute path of the file or directory; of a GGUF model in several files any one.
         sha256: digest that the file must have, 64 hexadecimal digits; None where none is pinned.
         name: short name to show: the alias, or the file's name without its ending.
         source: where it was found: ``"path"``, or the package that carries it.
@@ -57,7 +58,8 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 def resolve(reference: str | os.PathLike[str]) -> ResolvedModel:
     """Finds the file that a reference means; see `parse_reference` for how text is read.
 
-    A path object is always a path. A directory means the one GGUF model in it.
+    A path object is always a path. A directory means the one GGUF model in it, or where
+    there is none the Hugging Face checkpoint that it is; a weight file of it will do too.
 
     Raises:
         ModelReferenceError: the reference is not understood or not safe, names a place that
@@ -116,6 +118,8 @@ def _resolve_path(reference: PathReference, text: str) -> ResolvedModel:
         raise ModelNotFoundError(f"{path} cannot be read: {reason}") from None
     if stat.S_ISDIR(mode):
         path = _model_in(path)
+    elif _in_checkpoint(path):
+        path = path.parent
     elif not stat.S_ISREG(mode):
         raise ModelReferenceError(f"{path} is neither a file nor a directory")
     else:
@@ -142,10 +146,13 @@ def _model_in(folder: Path) -> Path:
             f"the directory {folder} holds {len(models)} models: {listed}{more}",
             remedy="give the path of the file that is meant",
         )
+    if is_checkpoint(folder):
+        return folder
     for file in files:
         _check_format(file)
     raise ModelNotFoundError(
-        f"the directory {folder} holds no GGUF file", remedy="give the path of a .gguf file"
+        f"the directory {folder} holds no model",
+        remedy="give the path of a .gguf file, or of a directory with config.json and safetensors",
     )
 
 
@@ -153,15 +160,22 @@ def _check_format(path: Path) -> None:
     """Refuses what is known by its name to be another format; the rest is for the reader to say."""
     name = path.name.lower()
     if name.endswith((".safetensors", ".safetensors.index.json")):
-        raise UnsupportedModelError(
-            f"{path} is a safetensors checkpoint, which this version does not read yet",
-            remedy="use the model's GGUF file",
+        raise ModelNotFoundError(
+            f"beside {path} there is no config.json, which says what the weights are",
+            remedy="get the whole directory of the model, or use the model's GGUF file",
         )
     if name.endswith(_PICKLED):
         raise UnsupportedModelError(
             f"{path} looks like a pickled checkpoint, which can run code and is never opened",
-            remedy="use the model's GGUF file",
+            remedy="get the model's safetensors files, or its GGUF file",
         )
+
+
+def _in_checkpoint(path: Path) -> bool:
+    """Whether a file is a part of a model directory that names the whole."""
+    name = path.name.lower()
+    parts = (".safetensors", ".safetensors.index.json", "config.json")
+    return name.endswith(parts) and is_checkpoint(path.parent)
 
 
 def _model_name(path: Path) -> str:

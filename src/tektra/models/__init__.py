@@ -10,12 +10,15 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from tektra.errors import UnsupportedModelError
 from tektra.models.base import Architecture
 
-__all__ = ["ARCHITECTURES", "architecture"]
+if TYPE_CHECKING:
+    from tektra.models.checkpoint_format import CheckpointFormat
+
+__all__ = ["ARCHITECTURES", "CLASSES", "architecture", "checkpoint_format_of"]
 
 ARCHITECTURES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -24,6 +27,14 @@ ARCHITECTURES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """``general.architecture`` of a GGUF file -> the module that draws it."""
+
+CLASSES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "LlamaForCausalLM": "tektra.models.llama",
+        "Qwen2ForCausalLM": "tektra.models.qwen2",
+    }
+)
+"""Class in the ``architectures`` of a config.json -> the module whose ``CHECKPOINT`` reads it."""
 
 
 def architecture(name: str) -> Architecture:
@@ -41,3 +52,20 @@ def architecture(name: str) -> Architecture:
             remedy=f"{hint}supported are: {', '.join(sorted(ARCHITECTURES))}",
         )
     return cast(Architecture, importlib.import_module(module))
+
+
+def checkpoint_format_of(name: str) -> CheckpointFormat:
+    """How checkpoints of a transformers class are read.
+
+    Raises:
+        UnsupportedModelError: the class is not known; the error names those that are.
+    """
+    module = CLASSES.get(name)
+    if module is None:
+        near = difflib.get_close_matches(name, CLASSES, n=1, cutoff=0.3)
+        hint = f"the nearest is {near[0]!r}; " if near else ""
+        raise UnsupportedModelError(
+            f"models of the class {name[:64]!r} (architectures in config.json) are not supported",
+            remedy=f"{hint}supported are: {', '.join(sorted(CLASSES))}",
+        )
+    return cast("CheckpointFormat", importlib.import_module(module).CHECKPOINT)

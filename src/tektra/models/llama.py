@@ -7,10 +7,11 @@ forward (Touvron et al., https://arxiv.org/abs/2302.13971). Tensor names and key
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from tektra.errors import FormatError, UnsupportedModelError
 from tektra.formats.gguf_metadata import Metadata
+from tektra.formats.hf_config import HfConfig
 from tektra.graph import (
     Activation,
     AttentionSpec,
@@ -31,9 +32,11 @@ from tektra.models.base import (
     read_vocab_size,
     uniform_int,
 )
+from tektra.models.checkpoint_config import common_metadata, rope_tensors
+from tektra.models.checkpoint_format import CheckpointFormat, Heads, To
 from tektra.models.rope_metadata import read_rope
 
-__all__ = ["Config", "attention", "build", "feed_forward", "head"]
+__all__ = ["CHECKPOINT", "TENSORS", "Config", "attention", "build", "feed_forward", "head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,3 +174,39 @@ def _refuse_variants(m: Metadata, key: str) -> None:
             f"the model's attention is not causal ({key}.attention.causal), "
             "which is not supported yet"
         )
+
+
+# The Hugging Face form
+
+
+def _checkpoint_metadata(c: HfConfig) -> dict[str, Any]:
+    c.only("hidden_act", "silu", "swish")
+    return common_metadata(c)
+
+
+TENSORS: Final = {
+    "model.embed_tokens": "token_embd",
+    "model.layers.{i}.input_layernorm": "blk.{i}.attn_norm",
+    "model.layers.{i}.self_attn.q_proj": "blk.{i}.attn_q",
+    "model.layers.{i}.self_attn.k_proj": "blk.{i}.attn_k",
+    "model.layers.{i}.self_attn.v_proj": "blk.{i}.attn_v",
+    "model.layers.{i}.self_attn.o_proj": "blk.{i}.attn_output",
+    "model.layers.{i}.post_attention_layernorm": "blk.{i}.ffn_norm",
+    "model.layers.{i}.mlp.gate_proj": "blk.{i}.ffn_gate",
+    "model.layers.{i}.mlp.up_proj": "blk.{i}.ffn_up",
+    "model.layers.{i}.mlp.down_proj": "blk.{i}.ffn_down",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+"""Names of a checkpoint of this shape -> GGUF's, for models that rotate halves."""
+
+CHECKPOINT: Final = CheckpointFormat(
+    architecture="llama",
+    metadata=_checkpoint_metadata,
+    tensors={
+        **TENSORS,
+        "model.layers.{i}.self_attn.q_proj": To("blk.{i}.attn_q", Heads("attention.head_count")),
+        "model.layers.{i}.self_attn.k_proj": To("blk.{i}.attn_k", Heads("attention.head_count_kv")),
+    },
+    made=rope_tensors,
+)

@@ -6,12 +6,15 @@ Source: the Qwen2 report, https://arxiv.org/abs/2407.10671. States only what dif
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
+from tektra.formats.hf_config import HfConfig
 from tektra.graph import Graph, RopeLayout
 from tektra.models import llama
+from tektra.models.checkpoint_config import common_metadata, rope_tensors
+from tektra.models.checkpoint_format import CheckpointFormat
 
-__all__ = ["Config", "build"]
+__all__ = ["CHECKPOINT", "Config", "build"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,3 +30,17 @@ def build(g: Graph, c: Config) -> None:
         for name in ("attn_q.bias", "attn_k.bias", "attn_v.bias"):
             g.shape(g.layer(i)[name])
     llama.build(g, c)
+
+
+def _checkpoint_metadata(c: HfConfig) -> dict[str, Any]:
+    c.only("hidden_act", "silu", "swish")
+    c.only("use_sliding_window", False)
+    return common_metadata(c)
+
+
+CHECKPOINT: Final = CheckpointFormat(
+    architecture="qwen2",
+    metadata=_checkpoint_metadata,
+    tensors=llama.TENSORS,
+    made=rope_tensors,
+)

@@ -30,7 +30,10 @@ _BYTE_PIECES: Final[Mapping[str, bytes]] = MappingProxyType(
 
 
 def load_from_json(
-    source: Path | str | bytes, tokenizer_config: Mapping[str, Any] | None = None
+    source: Path | str | bytes,
+    tokenizer_config: Mapping[str, Any] | None = None,
+    *,
+    end_ids: frozenset[int] = frozenset(),
 ) -> Tokenizer:
     """The tokenizer in a `tokenizer.json`.
 
@@ -38,6 +41,7 @@ def load_from_json(
         source: path of the file, or its content.
         tokenizer_config: content of the `tokenizer_config.json` beside it: which tokens begin
             and end a text, and whether they are put there.
+        end_ids: tokens that end a generation besides; what is beyond the vocabulary does not count.
 
     Raises:
         TokenizerError: the file is malformed or of a kind that is not supported, or the
@@ -69,7 +73,8 @@ def load_from_json(
         texts[token_id] = text
     added = library.get_added_tokens_decoder()
     special_ids = frozenset(i for i, token in added.items() if token.special)
-    special = _special_tokens(library, config, special_ids)
+    ends = frozenset(i for i in end_ids if i < len(texts))
+    special = _special_tokens(library, config, special_ids, ends)
     steps = _decoder_steps(library)
     return Tokenizer(
         kind="spm" if "ByteLevel" not in steps else "bpe",
@@ -83,7 +88,10 @@ def load_from_json(
 
 
 def _special_tokens(
-    library: tokenizers.Tokenizer, config: Mapping[str, Any], special_ids: frozenset[int]
+    library: tokenizers.Tokenizer,
+    config: Mapping[str, Any],
+    special_ids: frozenset[int],
+    end_ids: frozenset[int],
 ) -> SpecialTokens:
     named = {name: _named_id(library, config, f"{name}_token") for name in _NAMES}
     bos, eos = named["bos"], named["eos"]
@@ -94,7 +102,7 @@ def _special_tokens(
         suffix = _as_configured(config, "add_eos_token", eos, suffix)
     added = library.get_added_tokens_decoder()
     control = {token.content: i for i, token in added.items()}
-    ends = end_of_generation_ids(control) | ({eos} if eos is not None else set())
+    ends = end_of_generation_ids(control) | ({eos} if eos is not None else set()) | end_ids
     return SpecialTokens(
         bos_id=bos,
         eos_id=eos,

@@ -1,0 +1,39 @@
+"""Model directories from end to end: opened, loaded, tokenized and run like the GGUF file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.checkpoint_files import write_checkpoint
+from tests.goldens.seeded_model import VARIANTS, checkpoint_config, checkpoint_weights
+
+from tektra.llm import LLM
+
+TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokenizer" / "bpe_smollm.json"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    golden: dict[str, Any] = json.loads(TOKENIZER.read_text("ascii"))
+    ids = [t["id"] for t in golden["tokenizer_json"]["added_tokens"]]
+    vocab = 1 + max(*ids, *golden["tokenizer_json"]["model"]["vocab"].values())
+    variant = replace(VARIANTS["llama-gqa2"], vocab=vocab)
+    files = {
+        "tokenizer.json": golden["tokenizer_json"],
+        "tokenizer_config.json": {"chat_template": "{{ messages[0]['content'] }}"},
+        "generation_config.json": {"eos_token_id": [3, 5], "temperature": 0.5, "top_k": 7},
+    }
+    return write_checkpoint(
+        tmp_path / "dir", checkpoint_config(variant), checkpoint_weights(variant), files=files
+    )
+
+
+def test_a_directory_runs(folder: Path) -> None:
+    with LLM(folder) as llm:
+        assert llm.default_sampling.temperature == 0.5
+        assert llm.default_sampling.top_k == 7
+        assert llm.generate("hello", max_tokens=3).text is not None
