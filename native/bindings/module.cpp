@@ -2,6 +2,7 @@
 // round everything that takes time. No logic lives here.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "../core/attention_plan.h"
 #include "bindings.h"
@@ -33,12 +35,14 @@ using Output = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
 // Runs the first `num_ops` ops and returns the output rows of `buffer`, which belong to the
 // program and are overwritten by the next run.
 Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_starts,
-           Ints num_cached, Table block_tables, Ints output_rows, size_t num_ops, int32_t buffer) {
+           Ints num_cached, Table block_tables, Ints output_rows, size_t num_ops, int32_t buffer,
+           std::optional<Ints> segments) {
     auto& program = nb::cast<Program&>(self);
     const Program::Result result = program.result(buffer);
     const size_t num_sequences = num_cached.shape(0);
     if (positions.shape(0) != token_ids.shape(0) || row_starts.shape(0) != num_sequences + 1 ||
-        block_tables.shape(0) != num_sequences) {
+        block_tables.shape(0) != num_sequences ||
+        (segments && segments->shape(0) != token_ids.shape(0))) {
         throw std::invalid_argument("step: its arrays differ in length");
     }
     const StepView step{
@@ -52,6 +56,7 @@ Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_
         .num_cached = num_cached.data(),
         .block_tables = block_tables.data(),
         .output_rows = output_rows.data(),
+        .segments = segments ? segments->data() : nullptr,
     };
     {
         nb::gil_scoped_release released;
@@ -230,7 +235,7 @@ NB_MODULE(_native, m) {
             "code"_a, "inputs"_a, "outputs"_a, "weights"_a, "ints"_a, "floats"_a)
         .def("finish", &Program::finish, "arena_bytes"_a)
         .def("run", &run, "token_ids"_a, "positions"_a, "row_starts"_a, "num_cached"_a,
-             "block_tables"_a, "output_rows"_a, "num_ops"_a, "buffer"_a)
+             "block_tables"_a, "output_rows"_a, "num_ops"_a, "buffer"_a, "segments"_a = nb::none())
         .def("release", &Program::release,
              "Frees all memory but that of results; the program cannot run any more.")
         .def("set_profiling", &Program::set_profiling, "on"_a,

@@ -220,10 +220,11 @@ void Program::finish(size_t arena_bytes) {
         }
     }
     size_t partial_floats = 0;
-    vocabulary_ = std::numeric_limits<int32_t>::max();
+    for (size_t& rows : table_rows_) rows = std::numeric_limits<int32_t>::max();
     for (const Op& op : ops_) {
         if (op.code == OpCode::kEmbed) {
-            vocabulary_ = std::min(vocabulary_, matrices_[op.weights[0]].rows);
+            size_t& rows = table_rows_[op.ints[0]];
+            rows = std::min(rows, matrices_[op.weights[0]].rows);
         }
         if (op.code == OpCode::kQuantize || op.code == OpCode::kRmsNormQuantize ||
             op.code == OpCode::kGatedQuantize) {
@@ -391,8 +392,10 @@ void Program::run_op(size_t index, const StepView& step) {
             const Matrix& table = matrices_[op.weights[0]];
             const LinearKernel& kernel = kernel_of(table);
             const size_t group_bytes = kernel.group_bytes(table.width);
+            const int32_t* const numbers[] = {step.token_ids, step.positions, step.segments};
+            const int32_t* const ids = numbers[op.ints[0]];
             each([&](size_t r) {
-                const auto id = static_cast<size_t>(step.token_ids[r]);
+                const size_t id = ids == nullptr ? 0 : static_cast<size_t>(ids[r]);
                 kernel.unpack_row(table.packed.data() + id / kernel.lanes * group_bytes,
                                   id % kernel.lanes, table.width, out(r));
             });
@@ -475,6 +478,11 @@ void Program::run_op(size_t index, const StepView& step) {
             each([&](size_t r) {
                 std::memcpy(out(r), in(0, static_cast<size_t>(step.output_rows[r])),
                             width * sizeof(float));
+            });
+            break;
+        case OpCode::kColumns:
+            each([&](size_t r) {
+                std::memcpy(out(r), in(0, r) + op.ints[0], width * sizeof(float));
             });
             break;
         case OpCode::kNumOpCodes:

@@ -16,7 +16,7 @@ struct Form {
     int in, out, weights, ints, floats;
 };
 constexpr Form kForms[] = {
-    {"embed", 0, 1, 1, 0, 0},
+    {"embed", 0, 1, 1, 1, 0},
     {"quantize", 1, 1, 0, 1, 0},
     {"linear", -1, -1, -1, 2, 0},
     {"rms_norm", 1, 1, 1, 1, 1},
@@ -33,6 +33,7 @@ constexpr Form kForms[] = {
     {"select", 1, 1, 0, 0, 0},
     {"rms_norm_quantize", 1, 1, 1, 2, 1},
     {"gated_quantize", 2, 1, 0, 2, 0},
+    {"columns", 1, 1, 0, 1, 0},
 };
 static_assert(sizeof kForms / sizeof kForms[0] == static_cast<size_t>(OpCode::kNumOpCodes));
 
@@ -131,6 +132,8 @@ void Program::check_op(const Op& op) const {
         case OpCode::kEmbed:
             check(matrix_of(op.weights[0]) && matrices_[op.weights[0]].width == n, "wrong table");
             check(buffers_[to].rows == Rows::kTokens, "the output must have token rows");
+            check(op.ints[0] >= 0 && op.ints[0] < static_cast<int64_t>(EmbedBy::kNum),
+                  "an unknown kind of table");
             break;
         case OpCode::kRmsNorm:
         case OpCode::kRmsNormQuantize: {
@@ -181,6 +184,11 @@ void Program::check_op(const Op& op) const {
             check(vector_of(op.weights[0], a.num_heads, true), "wrong sinks");
             break;
         }
+        case OpCode::kColumns:
+            check(op.ints[0] >= 0 && n <= width(op.in[0]) &&
+                      static_cast<size_t>(op.ints[0]) <= width(op.in[0]) - n,
+                  "the input has no such columns");
+            break;
         case OpCode::kActivate:
         case OpCode::kGated:
         case OpCode::kGatedQuantize:
@@ -214,10 +222,19 @@ void Program::check_step(const StepView& step) {
             "step", "the sequences do not cover the rows");
     for (size_t r = 0; r < step.num_rows; ++r) {
         const int32_t id = step.token_ids[r];
-        if (id < 0 || static_cast<size_t>(id) >= vocabulary_) {
+        auto known = [&](EmbedBy by, int32_t number) {
+            return number >= 0 &&
+                   static_cast<size_t>(number) < table_rows_[static_cast<size_t>(by)];
+        };
+        if (!known(EmbedBy::kToken, id)) {
             fail("step: token id " + std::to_string(id) + " is not in the vocabulary");
         }
-        require(step.positions[r] >= 0, "step", "negative position");
+        if (!known(EmbedBy::kPosition, step.positions[r])) {
+            fail("step: position " + std::to_string(step.positions[r]) + " is not in the model");
+        }
+        if (step.segments != nullptr && !known(EmbedBy::kSegment, step.segments[r])) {
+            fail("step: segment " + std::to_string(step.segments[r]) + " is not in the model");
+        }
     }
     for (size_t s = 0; s < step.num_sequences; ++s) {
         require(step.row_starts[s] < step.row_starts[s + 1], "step", "a sequence without rows");

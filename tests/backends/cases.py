@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from tests.backends.tolerances import LINEAR, TOLERANCES, WEIGHT_TYPES, Toleranc
 from tektra.backends.base import Step
 from tektra.config import KvType
 from tektra.formats.ggml_types import GGMLType
-from tektra.graph import Activation, Graph, RopeLayout, RopeScaling, RopeSpec, Value
+from tektra.graph import Activation, EmbedBy, Graph, RopeLayout, RopeScaling, RopeSpec, Value
 
 __all__ = ["MAX_ROWS", "Case", "Prepared", "input_table", "rng_of", "row_cases"]
 
@@ -78,6 +78,8 @@ def _one_step(
 def row_cases() -> Iterator[Case]:
     """Every op but attention."""
     yield from _embed_cases()
+    yield from _embed_by_cases()
+    yield from _split_cases()
     yield from _linear_cases()
     yield from _norm_cases()
     yield from _rope_cases()
@@ -109,6 +111,53 @@ def _embed_cases() -> Iterator[Case]:
                 )
 
             yield Case(name, TOLERANCES["embed"], prepare)
+
+
+def _embed_by_cases() -> Iterator[Case]:
+    """Tables that are looked up by other numbers than tokens."""
+    for by in (EmbedBy.POSITION, EmbedBy.SEGMENT):
+        for given in (True, False):
+            name = f"embed-F32-9x40-{by.value}{'' if given else '-unsaid'}"
+
+            def prepare(name: str = name, by: EmbedBy = by, given: bool = given) -> Prepared:
+                rng = rng_of(name)
+                table, numbers = input_table(rng, 50, 40), i32(rng.integers(0, 50, 9))
+                weights = MemoryWeights.of({"x": table})
+                graph = weights.graph()
+                graph.output("hidden", graph.select_outputs(graph.embed("x", by)))
+                step = all_rows(9)
+                if given and by is EmbedBy.POSITION:
+                    step = replace(step, positions=numbers)
+                elif given:
+                    step = replace(step, segments=numbers)
+                else:
+                    numbers = i32(range(9) if by is EmbedBy.POSITION else [0] * 9)
+                return Prepared(graph, weights, [step], lambda: table[numbers].astype(float))
+
+            yield Case(name, TOLERANCES["embed"], prepare)
+
+
+def _split_cases() -> Iterator[Case]:
+    for rows, widths in ((1, (5, 1, 90)), (7, (64, 64, 64)), (130, (33, 40))):
+        for pick in range(len(widths)):
+            name = f"split-F32-{rows}x{'+'.join(map(str, widths))}-out{pick}"
+
+            def prepare(
+                name: str = name,
+                rows: int = rows,
+                widths: tuple[int, ...] = widths,
+                pick: int = pick,
+            ) -> Prepared:
+                table = input_table(rng_of(name), rows, sum(widths))
+                first = sum(widths[:pick])
+                return _one_step(
+                    MemoryWeights.of({"x": table}),
+                    rows,
+                    lambda g: g.split(g.embed("x"), *widths)[pick],
+                    lambda: table[:, first : first + widths[pick]].astype(float),
+                )
+
+            yield Case(name, TOLERANCES["select"], prepare)
 
 
 def _linear_cases() -> Iterator[Case]:

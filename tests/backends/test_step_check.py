@@ -15,10 +15,17 @@ from tests.backends.steps import Piece, i32, make_step
 from tektra.backends.base import Backend, CompileOptions, Executable, Step
 from tektra.backends.step_check import check_step
 from tektra.errors import BackendError
-from tektra.graph import AttentionSpec
+from tektra.graph import AttentionSpec, EmbedBy
 
 OPTIONS = CompileOptions(max_rows=48, max_outputs=4, num_kv_blocks=6)
 VOCABULARY = 50
+POSITIONS = 40
+SEGMENTS = 2
+ROWS_OF = {
+    EmbedBy.TOKEN: VOCABULARY,
+    EmbedBy.POSITION: POSITIONS,
+    EmbedBy.SEGMENT: SEGMENTS,
+}
 
 
 @pytest.fixture
@@ -28,8 +35,12 @@ def executable(backend: Backend) -> Iterator[Executable]:
     weights = MemoryWeights.of(
         {"q": input_table(rng, VOCABULARY, 64), "kv": input_table(rng, VOCABULARY, 32)}
     )
+    weights.add("positions", input_table(rng, POSITIONS, 64))
+    weights.add("segments", input_table(rng, SEGMENTS, 64))
     graph = weights.graph()
     q, k, v = graph.embed("q"), graph.embed("kv"), graph.embed("kv")
+    q = graph.add(q, graph.embed("positions", EmbedBy.POSITION))
+    q = graph.add(q, graph.embed("segments", EmbedBy.SEGMENT))
     out = graph.attention(q, k, v, layer=0, spec=spec)
     graph.output("logits", graph.select_outputs(out))
     executable = backend.compile(graph, weights, OPTIONS)
@@ -58,6 +69,10 @@ BAD: dict[str, dict[str, Any]] = {
     "token ids two-dimensional": {"token_ids": i32([[1, 2, 3, 4, 5]])},
     "positions short": {"positions": i32([0, 1])},
     "position negative": {"positions": i32([33, 34, 35, -1, 1])},
+    "position too large": {"positions": i32([33, 34, POSITIONS, 0, 1])},
+    "segment too large": {"segments": i32([0, 0, 1, SEGMENTS, 0])},
+    "segment negative": {"segments": i32([0, 0, 1, -1, 0])},
+    "segments short": {"segments": i32([0, 0, 1])},
     "row starts short": {"row_starts": i32([0, 5])},
     "row starts empty": {"row_starts": i32([])},
     "row starts not from zero": {"row_starts": i32([1, 3, 5])},
@@ -91,7 +106,7 @@ CARELESS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("fault", CARELESS)
 def test_careless_step(fault: str) -> None:
     with pytest.raises(BackendError, match="malformed step"):
-        check_step(dataclasses.replace(good(), **CARELESS[fault]), OPTIONS, VOCABULARY)
+        check_step(dataclasses.replace(good(), **CARELESS[fault]), OPTIONS, ROWS_OF)
 
 
 @pytest.mark.parametrize("fault", BAD)

@@ -47,7 +47,7 @@ class Toy {
 
         int32_t x = buffer(kWidth);
         const int32_t table_rows = buffer(kHead);
-        op(OpCode::kEmbed, {}, {x}, {matrix(kVocabulary, kWidth, scale)});
+        op(OpCode::kEmbed, {}, {x}, {matrix(kVocabulary, kWidth, scale)}, {0});
         op(OpCode::kRopeTable, {}, {table_rows}, {rope});
         for (int64_t layer = 0; layer < 2; ++layer) {
             program.add_cache(kKvHeads, kHead, kHead);
@@ -129,7 +129,8 @@ struct Steps {
                 .row_starts = starts.data(),
                 .num_cached = cached.data(),
                 .block_tables = tables.data(),
-                .output_rows = outputs.data()};
+                .output_rows = outputs.data(),
+                .segments = nullptr};
     }
 
     void run(Program& program) const { program.run(view(), program.num_ops()); }

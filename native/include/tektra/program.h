@@ -16,7 +16,7 @@
 namespace tektra {
 
 enum class OpCode : int32_t {
-    kEmbed,      // out; matrix
+    kEmbed,      // out; matrix; ints: EmbedBy
     kQuantize,   // in -> out (quantized rows); ints: terms (2: each row, then its rounding error)
     kLinear,     // in, [addend] -> outs; matrices, biases (vector or -1); ints: has addend, terms
     kRmsNorm,    // in -> out; vector; ints: group; floats: eps
@@ -34,12 +34,16 @@ enum class OpCode : int32_t {
     // what is only read by quantized linears is quantized as it is made
     kRmsNormQuantize,  // in -> out (quantized rows); vector; ints: terms, group; floats: eps
     kGatedQuantize,    // gate, up -> out (quantized rows); ints: terms, ActivationKind
+    kColumns,          // in -> out (neighbouring columns of it); ints: the first
     kNumOpCodes,
 };
 
 const char* op_name(OpCode code);
 
 enum class Rows : int32_t { kTokens, kOutputs };
+
+// Which number of a row says what it looks up in a table.
+enum class EmbedBy : int32_t { kToken, kPosition, kSegment, kNum };
 
 struct Op {
     OpCode code;
@@ -69,6 +73,7 @@ struct StepView {
     const int32_t* num_cached;
     const int32_t* block_tables;
     const int32_t* output_rows;
+    const int32_t* segments;  // or null: zeros
 };
 
 struct AttentionNumbers;
@@ -234,7 +239,7 @@ class Program {
     std::vector<int32_t> row_sequence_;       // of the step: which sequence a row belongs to
     std::vector<uint64_t> written_in_;        // of each cache block: the check that saw it written
     uint64_t num_checks_ = 0;
-    size_t vocabulary_ = 0;
+    size_t table_rows_[static_cast<size_t>(EmbedBy::kNum)] = {};  // of the smallest table of a kind
     std::vector<OpTime> profile_;
     bool profiling_ = false;
     std::atomic<bool> busy_{false};

@@ -120,6 +120,8 @@ class Step:
         block_tables: [S, B] ids of the cache blocks of each sequence in order; entries past the
             last block in use are -1.
         output_rows: [O] rows whose result is wanted.
+        segments: [T] which of the texts of its sequence each row belongs to, for models that
+            embed that; ``None`` for zeros.
     """
 
     token_ids: NDArray[np.int32]
@@ -128,6 +130,7 @@ class Step:
     num_cached: NDArray[np.int32]
     block_tables: NDArray[np.int32]
     output_rows: NDArray[np.int32]
+    segments: NDArray[np.int32] | None = None
 
     @property
     def num_rows(self) -> int:

@@ -310,6 +310,7 @@ class CpuExecutable(Executable):
                 step.output_rows,
                 num_ops,
                 buffer,
+                segments=step.segments,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise BackendError(str(error)) from error

@@ -105,6 +105,8 @@ class CostModel:
         rows = self._rows(op.outputs[0], step)
         if op.code is OpCode.SELECT:  # the other rows of its input stay where they are
             return OpCost(activations=2 * buffers[op.outputs[0]].stride * rows)
+        if op.code is OpCode.COLUMNS:
+            return OpCost(activations=2 * buffers[op.outputs[0]].stride * rows)
         matrices = [w for w in op.weights if isinstance(w, str) and w in self._shapes]
         if op.code is OpCode.EMBED:
             table = matrices[0]

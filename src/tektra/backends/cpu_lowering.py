@@ -14,7 +14,17 @@ from typing import Any
 from tektra.backends.base import CompileOptions
 from tektra.backends.cpu_program import Buffer, Instruction, OpCode, place, round_up
 from tektra.formats.ggml_types import GGMLType
-from tektra.graph import Activation, Graph, OutputName, RopeLayout, RopeSpec, RowSpace, Value, ops
+from tektra.graph import (
+    Activation,
+    EmbedBy,
+    Graph,
+    OutputName,
+    RopeLayout,
+    RopeSpec,
+    RowSpace,
+    Value,
+    ops,
+)
 
 __all__ = ["Lowered", "lower"]
 
@@ -28,6 +38,10 @@ _ACTIVATIONS = {
     Activation.SIGMOID: 4,
     Activation.TANH: 5,
 }
+
+
+# As ``tektra::EmbedBy``.
+_EMBED_BY = {EmbedBy.TOKEN: 0, EmbedBy.POSITION: 1, EmbedBy.SEGMENT: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +178,13 @@ class _Lowering:
     # Ops
 
     def embed(self, op: ops.Embed) -> None:
-        self.emit(OpCode.EMBED, [], [self.floats(op.out)], weights=[self.matrix(op.table)])
+        self.emit(
+            OpCode.EMBED,
+            [],
+            [self.floats(op.out)],
+            weights=[self.matrix(op.table)],
+            ints=[_EMBED_BY[op.by]],
+        )
 
     def linear(self, op: ops.Linear) -> None:
         addition = self.additions.get(op.outs[0].id)
@@ -273,6 +293,12 @@ class _Lowering:
     def select(self, op: ops.Select) -> None:
         self.emit(OpCode.SELECT, [self.buffer_of[op.x.id]], [self.floats(op.out)])
 
+    def split(self, op: ops.Split) -> None:
+        source, first = self.buffer_of[op.x.id], 0
+        for out in op.outs:
+            self.emit(OpCode.COLUMNS, [source], [self.floats(out)], ints=[first])
+            first += out.width
+
     def _elementwise(self, code: OpCode, out: Value, *inputs: Value, **rest: Any) -> None:
         sources = [self.buffer_of[v.id] for v in inputs]
         self.emit(code, sources, [self.floats(out)], in_place=0, **rest)
@@ -291,6 +317,7 @@ _LOWER: dict[type[ops.Op], Callable[[_Lowering, Any], None]] = {
     ops.Mul: _Lowering.mul,
     ops.Scale: _Lowering.scale,
     ops.Softcap: _Lowering.softcap,
+    ops.Split: _Lowering.split,
     ops.Select: _Lowering.select,
 }
 
@@ -364,4 +391,4 @@ def _inputs(op: ops.Op) -> list[Value]:
 
 def _outputs(op: ops.Op) -> list[Value]:
     """Values that an op makes."""
-    return list(op.outs) if isinstance(op, ops.Linear) else [op.out]
+    return list(op.outs) if isinstance(op, ops.Linear | ops.Split) else [op.out]

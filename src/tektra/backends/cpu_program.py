@@ -44,6 +44,7 @@ class OpCode(IntEnum):
     SELECT = 14
     RMS_NORM_QUANTIZE = 15
     GATED_QUANTIZE = 16
+    COLUMNS = 17
 
 
 QUANTIZING = frozenset({OpCode.QUANTIZE, OpCode.RMS_NORM_QUANTIZE, OpCode.GATED_QUANTIZE})

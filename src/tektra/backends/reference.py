@@ -28,7 +28,7 @@ from tektra.backends.base import (
 )
 from tektra.backends.reference_kv import KvCache, kv_bytes_per_token
 from tektra.backends.reference_ops import KERNELS, SCORE_ELEMENTS, State
-from tektra.backends.step_check import check_step
+from tektra.backends.step_check import check_step, table_rows
 from tektra.errors import BackendError, FormatError, MemoryLimitError
 from tektra.formats.quants import dequantize
 from tektra.formats.tensor_info import TensorInfo
@@ -112,10 +112,7 @@ class ReferenceExecutable(Executable):
         self._weights: Mapping[str, NDArray[np.float32]] | None = weights
         self._caches = caches
         self._frequencies = _frequencies(graph, weights)
-        self._vocab_size = min(
-            (graph.shape(op.table)[0] for op in graph.ops if isinstance(op, ops.Embed)),
-            default=np.iinfo(np.int32).max,
-        )
+        self._table_rows = table_rows(graph)
         self._programs = {
             output: _with_last_uses(_needed(graph.ops, value), value)
             for output, value in graph.outputs.items()
@@ -127,7 +124,7 @@ class ReferenceExecutable(Executable):
         program = self._programs.get(output)
         if program is None:
             raise BackendError(f"the graph has no output {output!r}")
-        check_step(step, self.options, self._vocab_size)
+        check_step(step, self.options, self._table_rows)
         state = State(step, self._weights, self._caches, self._frequencies)
         for op, dead in program:
             KERNELS[type(op)](op, state)
@@ -210,7 +207,7 @@ def _read(op: ops.Op) -> list[Value]:
 
 def _written(op: ops.Op) -> list[Value]:
     """The values that an op makes."""
-    return list(op.outs) if isinstance(op, ops.Linear) else [op.out]
+    return list(op.outs) if isinstance(op, ops.Linear | ops.Split) else [op.out]
 
 
 def _geometry(graph: Graph) -> dict[int, KvGeometry]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tektra.backends.base import KV_BLOCK_SIZE, Step
 from tektra.backends.reference_kv import KvCache
 from tektra.backends.step_check import blocks_needed
-from tektra.graph import Activation, AttentionSpec, RopeLayout, RopeSpec, ops
+from tektra.graph import Activation, AttentionSpec, EmbedBy, RopeLayout, RopeSpec, ops
 
 __all__ = ["KERNELS", "SCORE_ELEMENTS", "State"]
 
@@ -48,7 +48,15 @@ class State:
 
 
 def embed(op: ops.Embed, s: State) -> None:
-    s.values[op.out.id] = s.weights[op.table][s.step.token_ids]
+    step = s.step
+    match op.by:
+        case EmbedBy.TOKEN:
+            numbers = step.token_ids
+        case EmbedBy.POSITION:
+            numbers = step.positions
+        case EmbedBy.SEGMENT:
+            numbers = np.zeros_like(step.token_ids) if step.segments is None else step.segments
+    s.values[op.out.id] = s.weights[op.table][numbers]
 
 
 def linear(op: ops.Linear, s: State) -> None:
@@ -182,6 +190,13 @@ def select(op: ops.Select, s: State) -> None:
     s.values[op.out.id] = s.values[op.x.id][s.step.output_rows]
 
 
+def split(op: ops.Split, s: State) -> None:
+    first = 0
+    for out in op.outs:
+        s.values[out.id] = s.values[op.x.id][:, first : first + out.width]
+        first += out.width
+
+
 KERNELS: Final[Mapping[type, Callable[[Any, State], None]]] = MappingProxyType(
     {
         ops.Embed: embed,
@@ -196,6 +211,7 @@ KERNELS: Final[Mapping[type, Callable[[Any, State], None]]] = MappingProxyType(
         ops.Mul: mul,
         ops.Scale: scale,
         ops.Softcap: softcap,
+        ops.Split: split,
         ops.Select: select,
     }
 )

@@ -5,13 +5,17 @@ Knows the cache's geometry and the sizes that were compiled, nothing of how a st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tektra.backends.base import KV_BLOCK_SIZE, CompileOptions, Step
 from tektra.errors import BackendError
+from tektra.graph import EmbedBy, Graph
+from tektra.graph.ops import Embed
 
-__all__ = ["blocks_needed", "check_step"]
+__all__ = ["blocks_needed", "check_step", "table_rows"]
 
 
 def blocks_needed(num_tokens: int) -> int:
@@ -19,8 +23,19 @@ def blocks_needed(num_tokens: int) -> int:
     return -(-num_tokens // KV_BLOCK_SIZE)
 
 
-def check_step(step: Step, options: CompileOptions, vocab_size: int) -> None:
+def table_rows(graph: Graph) -> dict[EmbedBy, int]:
+    """Rows of the smallest table that is looked up by each kind of number."""
+    rows = dict.fromkeys(EmbedBy, int(np.iinfo(np.int32).max))
+    for op in graph.ops:
+        if isinstance(op, Embed):
+            rows[op.by] = min(rows[op.by], graph.shape(op.table)[0])
+    return rows
+
+
+def check_step(step: Step, options: CompileOptions, rows_of: Mapping[EmbedBy, int]) -> None:
     """Raises `BackendError` that says what is wrong with a step.
+
+    ``rows_of`` says how many tokens, positions and segments the model knows (`table_rows`).
 
     Checked: types and lengths of the arrays; the sizes in ``options``; that token ids, positions,
     output rows and blocks are in range; that each sequence has rows and blocks enough; that no
@@ -39,8 +54,12 @@ def check_step(step: Step, options: CompileOptions, vocab_size: int) -> None:
     _check(len(step.positions) == num_rows, "positions are not one for each row")
     _check(len(step.row_starts) == num_sequences + 1, "row_starts does not fit num_cached")
     _check(step.block_tables.shape[0] == num_sequences, "block_tables does not fit num_cached")
-    _check_range("token_ids", step.token_ids, vocab_size)
-    _check_range("positions", step.positions, np.iinfo(np.int32).max)
+    _check_range("token_ids", step.token_ids, rows_of[EmbedBy.TOKEN])
+    _check_range("positions", step.positions, rows_of[EmbedBy.POSITION])
+    if step.segments is not None:
+        _check_array("segments", step.segments, 1)
+        _check(len(step.segments) == num_rows, "segments are not one for each row")
+        _check_range("segments", step.segments, rows_of[EmbedBy.SEGMENT])
     _check_range("num_cached", step.num_cached, np.iinfo(np.int32).max)
     _check_range("output_rows", step.output_rows, num_rows)
     starts = step.row_starts.astype(np.int64)

@@ -182,6 +182,20 @@ class Metadata:
                 raise self._bad_item(key, index, item, allowed)
         return items
 
+    def is_list(self, key: builtins.str) -> builtins.bool:
+        """Whether the key is there and holds a list."""
+        value = self._values.get(key)
+        return isinstance(value, GGUFArray | list | tuple | np.ndarray)
+
+    def bool_list(self, key: builtins.str, *, length: builtins.int) -> list[builtins.bool]:
+        """A list of so many truth values; zeros and ones are taken too, as some writers have it."""
+        allowed = "a list of true and false"
+        items = self._items(key, _INT_ITEMS | {ValueType.BOOL}, allowed, length)
+        for index, item in enumerate(items):
+            if item not in (0, 1):  # also false and true
+                raise self._bad_item(key, index, item, allowed)
+        return [builtins.bool(item) for item in items]
+
     def int_per_layer(
         self,
         key: builtins.str,

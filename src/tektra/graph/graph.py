@@ -8,11 +8,11 @@ is loaded. It knows nothing of devices.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, overload
+from typing import overload
 
 from tektra.errors import FormatError
 from tektra.graph import ops
-from tektra.graph.specs import Activation, AttentionSpec, RopeSpec
+from tektra.graph.specs import Activation, AttentionSpec, EmbedBy, RopeSpec
 from tektra.graph.values import OutputName, RowSpace, Value
 
 __all__ = ["Graph", "LayerWeights"]
@@ -77,11 +77,11 @@ class Graph:
 
     # Ops
 
-    def embed(self, table: str) -> Value:
-        """Rows of the embedding table [vocabulary, width] for the step's token ids."""
+    def embed(self, table: str, by: EmbedBy = EmbedBy.TOKEN) -> Value:
+        """Rows of a table [numbers, width] for the step's token ids, positions or segments."""
         _, width = self._matrix(table)
         out = self._value(RowSpace.TOKENS, width)
-        self.ops.append(ops.Embed(out, table))
+        self.ops.append(ops.Embed(out, table, by))
         return out
 
     @overload
@@ -204,6 +204,18 @@ class Graph:
         self.ops.append(ops.Softcap(x, out, cap))
         return out
 
+    def split(self, x: Value, *widths: int) -> tuple[Value, ...]:
+        """x cut into neighbouring columns of these widths, which together are all of them."""
+        if sum(widths) != x.width or min(widths) <= 0:
+            needed = " + ".join(map(str, widths))
+            raise FormatError(
+                f"{self._origin(x)} is {x.width} wide, the model needs {needed}",
+                remedy="the file's metadata and tensors disagree: fetch it again",
+            )
+        outs = tuple(self._value(x.rows, width) for width in widths)
+        self.ops.append(ops.Split(x, outs))
+        return outs
+
     def select_outputs(self, x: Value) -> Value:
         """The rows whose result is wanted."""
         if x.rows is not RowSpace.TOKENS:
@@ -212,7 +224,7 @@ class Graph:
         self.ops.append(ops.Select(x, out))
         return out
 
-    def output(self, name: Literal["logits", "hidden"], x: Value) -> None:
+    def output(self, name: OutputName, x: Value) -> None:
         """Says that x is what a step returns under this name."""
         if x.rows is not RowSpace.OUTPUTS:
             raise ValueError(f"output {name!r} must have output rows, {x} has not")
@@ -239,7 +251,9 @@ class Graph:
         for op in self.ops:
             if isinstance(op, ops.Linear) and value in op.outs:
                 return f"the product with {op.weights[op.outs.index(value)]!r}"
-            if not isinstance(op, ops.Linear) and op.out is value:
+            if isinstance(op, ops.Split) and value in op.outs:
+                return f"a part of {self._origin(op.x)}"
+            if not isinstance(op, ops.Linear | ops.Split) and op.out is value:
                 tensors = ", ".join(map(repr, _weights_of(op)))
                 return f"the {type(op).__name__.lower()}" + (f" of {tensors}" if tensors else "")
         return str(value)

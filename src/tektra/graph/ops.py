@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tektra.graph.specs import Activation, AttentionSpec, RopeSpec
+from tektra.graph.specs import Activation, AttentionSpec, EmbedBy, RopeSpec
 from tektra.graph.values import Value
 
 __all__ = [
@@ -27,15 +27,20 @@ __all__ = [
     "Scale",
     "Select",
     "Softcap",
+    "Split",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """out[t] = table[token_ids[t]]: the start of a text model. table [vocabulary, width]."""
+    """out[t] = table[number of row t]: the start of a text model. table [numbers, width].
+
+    The number is the token of the row, its position, or its segment.
+    """
 
     out: Value
     table: str
+    by: EmbedBy = EmbedBy.TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,14 @@ class Select:
     out: Value
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """x = the outs side by side: the columns of each, for weights that are stored as one."""
+
+    x: Value
+    outs: tuple[Value, ...]
+
+
 Op = (
     Embed
     | Linear
@@ -177,5 +190,6 @@ Op = (
     | Mul
     | Scale
     | Softcap
+    | Split
     | Select
 )

@@ -12,7 +12,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Activation", "AttentionSpec", "RopeLayout", "RopeScaling", "RopeSpec"]
+__all__ = ["Activation", "AttentionSpec", "EmbedBy", "RopeLayout", "RopeScaling", "RopeSpec"]
 
 
 class Activation(Enum):
@@ -24,6 +24,17 @@ class Activation(Enum):
     RELU = "relu"
     SIGMOID = "sigmoid"
     TANH = "tanh"
+
+
+class EmbedBy(Enum):
+    """Which number of a row says what it looks up in a table."""
+
+    TOKEN = "token"
+    """Its token."""
+    POSITION = "position"
+    """Its position in the sequence (learned positions, as BERT has them)."""
+    SEGMENT = "segment"
+    """Which of the texts of its sequence it belongs to: 0, or 1 for the second of a pair."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,9 @@ class RowSpace(Enum):
     """One row per audio frame."""
 
 
-OutputName = Literal["logits", "hidden"]
-"""What a graph can be asked for: next-token logits, or the final hidden state before them."""
+OutputName = Literal["logits", "hidden", "scores"]
+"""What a graph can be asked for: next-token logits, the final hidden state before them, or what a
+classification head makes of the first row of a text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,10 @@ __all__ = ["ARCHITECTURES", "CLASSES", "architecture", "checkpoint_format_of"]
 
 ARCHITECTURES: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "bert": "tektra.models.bert",
         "llama": "tektra.models.llama",
+        "modern-bert": "tektra.models.modern_bert",
+        "nomic-bert": "tektra.models.nomic_bert",
         "qwen2": "tektra.models.qwen2",
     }
 )

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, Self
 from tektra.errors import FormatError, UnsupportedModelError
 from tektra.formats.gguf_metadata import Metadata
 from tektra.formats.tensor_info import TensorInfo
-from tektra.graph import Graph
+from tektra.graph import Graph, OutputName
 
 __all__ = [
     "MAX_CONTEXT",
@@ -63,6 +63,11 @@ class ModelConfig(ABC):
     context_length: int
     vocab_size: int
     embedding_width: int
+
+    @property
+    def outputs(self) -> Mapping[OutputName, int]:
+        """The outputs that the graph names, and how wide each is."""
+        return {"logits": self.vocab_size, "hidden": self.embedding_width}
 
     @classmethod
     @abstractmethod
@@ -192,11 +197,11 @@ def check_width(shapes: Shapes, tensor: str, axis: int, expected: int, keys: str
 
 
 def _check_outputs(graph: Graph, config: ModelConfig) -> None:
-    expected = {"logits": config.vocab_size, "hidden": config.embedding_width}
+    expected = config.outputs
     for output, value in graph.outputs.items():
-        if value.width != expected[output]:
+        if value.width != expected.get(output):
             raise FormatError(
-                f"the {output} of the model are {value.width} wide, not {expected[output]}: "
+                f"the {output} of the model are {value.width} wide, not {expected.get(output)}: "
                 "'output.weight' and 'token_embd.weight' disagree"
             )
     missing = expected.keys() - graph.outputs.keys()
