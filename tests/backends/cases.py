@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,18 @@ from tests.backends.tolerances import LINEAR, TOLERANCES, WEIGHT_TYPES, Toleranc
 from tektra.backends.base import Step
 from tektra.config import KvType
 from tektra.formats.ggml_types import GGMLType
-from tektra.graph import Activation, EmbedBy, Graph, RopeLayout, RopeScaling, RopeSpec, Value
+from tektra.graph import Activation, Graph, RopeLayout, RopeScaling, RopeSpec, Value
 
-__all__ = ["MAX_ROWS", "Case", "Prepared", "input_table", "rng_of", "row_cases"]
+__all__ = [
+    "MAX_ROWS",
+    "Case",
+    "Prepared",
+    "all_rows",
+    "input_table",
+    "one_step",
+    "rng_of",
+    "row_cases",
+]
 
 F64 = NDArray[np.float64]
 
@@ -64,7 +73,7 @@ def all_rows(rows: int) -> Step:
     return make_step([Piece(range(rows), range(num_blocks(rows)), 0, range(rows))])
 
 
-def _one_step(
+def one_step(
     weights: MemoryWeights,
     rows: int,
     draw: Callable[[Graph], Value],
@@ -78,8 +87,6 @@ def _one_step(
 def row_cases() -> Iterator[Case]:
     """Every op but attention."""
     yield from _embed_cases()
-    yield from _embed_by_cases()
-    yield from _split_cases()
     yield from _linear_cases()
     yield from _norm_cases()
     yield from _rope_cases()
@@ -111,53 +118,6 @@ def _embed_cases() -> Iterator[Case]:
                 )
 
             yield Case(name, TOLERANCES["embed"], prepare)
-
-
-def _embed_by_cases() -> Iterator[Case]:
-    """Tables that are looked up by other numbers than tokens."""
-    for by in (EmbedBy.POSITION, EmbedBy.SEGMENT):
-        for given in (True, False):
-            name = f"embed-F32-9x40-{by.value}{'' if given else '-unsaid'}"
-
-            def prepare(name: str = name, by: EmbedBy = by, given: bool = given) -> Prepared:
-                rng = rng_of(name)
-                table, numbers = input_table(rng, 50, 40), i32(rng.integers(0, 50, 9))
-                weights = MemoryWeights.of({"x": table})
-                graph = weights.graph()
-                graph.output("hidden", graph.select_outputs(graph.embed("x", by)))
-                step = all_rows(9)
-                if given and by is EmbedBy.POSITION:
-                    step = replace(step, positions=numbers)
-                elif given:
-                    step = replace(step, segments=numbers)
-                else:
-                    numbers = i32(range(9) if by is EmbedBy.POSITION else [0] * 9)
-                return Prepared(graph, weights, [step], lambda: table[numbers].astype(float))
-
-            yield Case(name, TOLERANCES["embed"], prepare)
-
-
-def _split_cases() -> Iterator[Case]:
-    for rows, widths in ((1, (5, 1, 90)), (7, (64, 64, 64)), (130, (33, 40))):
-        for pick in range(len(widths)):
-            name = f"split-F32-{rows}x{'+'.join(map(str, widths))}-out{pick}"
-
-            def prepare(
-                name: str = name,
-                rows: int = rows,
-                widths: tuple[int, ...] = widths,
-                pick: int = pick,
-            ) -> Prepared:
-                table = input_table(rng_of(name), rows, sum(widths))
-                first = sum(widths[:pick])
-                return _one_step(
-                    MemoryWeights.of({"x": table}),
-                    rows,
-                    lambda g: g.split(g.embed("x"), *widths)[pick],
-                    lambda: table[:, first : first + widths[pick]].astype(float),
-                )
-
-            yield Case(name, TOLERANCES["select"], prepare)
 
 
 def _linear_cases() -> Iterator[Case]:
@@ -234,7 +194,7 @@ def _norm_cases() -> Iterator[Case]:
             rng = rng_of(name)
             weights = MemoryWeights().add("x", input_table(rng, rows, width, 3.0))
             weights.add("w", input_table(rng, 1, group)[0])
-            return _one_step(
+            return one_step(
                 weights,
                 rows,
                 lambda g: g.rms_norm(g.embed("x"), "w", 1e-5, group=group),
@@ -258,7 +218,7 @@ def _norm_cases() -> Iterator[Case]:
                 if bias or width == 1:  # of one element nothing but the bias is left
                     weights.add("n.bias", input_table(rng, 1, width)[0])
                 shift = weights.floats("n.bias").astype(float) if bias or width == 1 else None
-                return _one_step(
+                return one_step(
                     weights,
                     rows,
                     lambda g: g.layer_norm(g.embed("x"), "n", 1e-5),
@@ -393,7 +353,7 @@ def _elementwise(
         extremes = np.array([-200.0, -88.9, -30.0, 0.0, 30.0, 88.9, 200.0], np.float32)
         tables[0].reshape(-1)[: len(extremes)] = extremes[: tables[0].size]
         weights = MemoryWeights.of({"a": tables[0], "b": tables[1]})
-        return _one_step(
+        return one_step(
             weights,
             shape[0],
             lambda g: draw(g, g.embed("a"), g.embed("b")),
