@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.backends.steps import Piece, make_step, num_blocks
+from tests.fixtures.checkpoint_files import write_checkpoint
 from tests.goldens.variants_encoder import (
     ENCODERS,
     Encoder,
+    checkpoint_weights,
+    config_json,
     fingerprint,
     gguf_metadata,
     gguf_weights,
@@ -24,6 +27,7 @@ from tests.models.page import Measured
 
 from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
+from tektra.engine.model_files import open_model
 from tektra.errors import FormatError, UnsupportedModelError
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.gguf import GGUFFile
@@ -52,9 +56,17 @@ def write(variant: Encoder, folder: Path, metadata: dict[str, Any] | None = None
     return folder / "model.gguf"
 
 
+def write_directory(variant: Encoder, folder: Path) -> Path:
+    """Writes the variant as transformers would."""
+    return write_checkpoint(folder / "model", config_json(variant), checkpoint_weights(variant))
+
+
+WRITERS = {"GGUF": write, "safetensors": write_directory}
+
+
 def outputs_of(variant: Encoder, backend: Backend, path: Path) -> dict[str, NDArray[np.float32]]:
     """Runs the variant's text through the model in a file."""
-    with GGUFFile.open(path) as file:
+    with open_model(path) as file:
         model = draw(file.metadata, file.tensors)
         executable = backend.compile(model.graph, file, OPTIONS)
     try:
@@ -90,17 +102,21 @@ def test_seed_makes_the_same_model(name: str, goldens: dict[str, NDArray[Any]]) 
     )
 
 
+@pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("name", ENCODERS)
 def test_reference(
     name: str,
+    form: str,
     goldens: dict[str, NDArray[Any]],
     tmp_path: Path,
     record_error: Callable[[Measured], None],
 ) -> None:
     variant = ENCODERS[name]
     backend = ReferenceBackend(kv_dtype="float32")
-    error = error_of(variant, outputs_of(variant, backend, write(variant, tmp_path)), goldens)
-    record_error(measured(variant, "GGUF", "reference, f32", error))
+    error = error_of(
+        variant, outputs_of(variant, backend, WRITERS[form](variant, tmp_path)), goldens
+    )
+    record_error(measured(variant, form, "reference, f32", error))
     assert error < FLOAT32_TOLERANCE
 
 

@@ -33,11 +33,26 @@ ARCHITECTURES: Final[Mapping[str, str]] = MappingProxyType(
 
 CLASSES: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "BertForMaskedLM": "tektra.models.bert_checkpoint",
+        "BertForSequenceClassification": "tektra.models.bert_checkpoint:CLASSIFIER",
+        "BertModel": "tektra.models.bert_checkpoint",
+        "CamembertModel": "tektra.models.bert_checkpoint:ROBERTA",
         "LlamaForCausalLM": "tektra.models.llama",
+        "ModernBertForMaskedLM": "tektra.models.modern_bert",
+        "ModernBertForSequenceClassification": "tektra.models.modern_bert:CLASSIFIER",
+        "ModernBertModel": "tektra.models.modern_bert",
+        "NomicBertModel": "tektra.models.nomic_bert",
         "Qwen2ForCausalLM": "tektra.models.qwen2",
+        "RobertaForMaskedLM": "tektra.models.bert_checkpoint:ROBERTA",
+        "RobertaForSequenceClassification": "tektra.models.bert_checkpoint:ROBERTA_CLASSIFIER",
+        "RobertaModel": "tektra.models.bert_checkpoint:ROBERTA",
+        "XLMRobertaForMaskedLM": "tektra.models.bert_checkpoint:ROBERTA",
+        "XLMRobertaForSequenceClassification": "tektra.models.bert_checkpoint:ROBERTA_CLASSIFIER",
+        "XLMRobertaModel": "tektra.models.bert_checkpoint:ROBERTA",
     }
 )
-"""Class in the ``architectures`` of a config.json -> the module whose ``CHECKPOINT`` reads it."""
+"""Class in the ``architectures`` of a config.json -> the module whose ``CHECKPOINT`` reads it, or
+another name in it."""
 
 
 def architecture(name: str) -> Architecture:
@@ -71,4 +86,6 @@ def checkpoint_format_of(name: str) -> CheckpointFormat:
             f"models of the class {name[:64]!r} (architectures in config.json) are not supported",
             remedy=f"{hint}supported are: {', '.join(sorted(CLASSES))}",
         )
-    return cast("CheckpointFormat", importlib.import_module(module).CHECKPOINT)
+    place, _, attribute = module.partition(":")
+    found = getattr(importlib.import_module(place), attribute or "CHECKPOINT")
+    return cast("CheckpointFormat", found)

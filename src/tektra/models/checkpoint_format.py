@@ -40,6 +40,7 @@ from tektra.formats.hf_config import HfConfig
 __all__ = [
     "AddOne",
     "CheckpointFormat",
+    "FromRow",
     "Heads",
     "Part",
     "Reshape",
@@ -102,7 +103,18 @@ class Reshape:
     shape: tuple[int, ...]
 
 
-Step = Heads | AddOne | Transpose | Part | Reshape
+@dataclass(frozen=True, slots=True)
+class FromRow:
+    """Leaves the first rows of a matrix out.
+
+    Attributes:
+        first: the first row that stays.
+    """
+
+    first: int
+
+
+Step = Heads | AddOne | Transpose | Part | Reshape | FromRow
 """One thing that is done to a tensor."""
 
 

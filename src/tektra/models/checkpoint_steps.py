@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tektra.errors import FormatError
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.quants import dequantize
-from tektra.models.checkpoint_format import AddOne, Heads, Part, Reshape, Step, Transpose
+from tektra.models.checkpoint_format import AddOne, FromRow, Heads, Part, Reshape, Step, Transpose
 
 __all__ = ["apply_steps", "shape_after"]
 
@@ -59,6 +59,10 @@ def shape_after(
                     f"tensor {name!r} of {type_.name} with shape {shape} cannot be transposed"
                 )
             shape = (*shape[:-2], shape[-1], shape[-2])
+        elif isinstance(step, FromRow):
+            if len(shape) != 2 or shape[0] <= step.first:
+                raise FormatError(f"tensor {name!r} has the shape {shape}: too few rows")
+            shape = (shape[0] - step.first, shape[1])
         elif isinstance(step, Part):
             axis = max(len(shape) - 2, 0)
             if not shape or shape[axis] % step.count:
@@ -95,6 +99,8 @@ def apply_steps(
         elif isinstance(step, Transpose):
             items = data.reshape(-1, *shape[-2:], type_.block_bytes)
             data = items.swapaxes(1, 2).reshape(-1)
+        elif isinstance(step, FromRow):
+            data = data[step.first * _width(shape, type_) :]
         elif isinstance(step, Part):
             data = _part(step, data, shape, type_)
         shape, type_ = after, type_after

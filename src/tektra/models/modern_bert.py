@@ -6,9 +6,10 @@ Source: Warner et al., https://arxiv.org/abs/2412.13663.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Final, Self
 
 from tektra.formats.gguf_metadata import Metadata
+from tektra.formats.hf_config import HfConfig
 from tektra.graph import Activation, AttentionSpec, Graph, LayerWeights, RopeLayout, RopeSpec, Value
 from tektra.models.base import (
     MAX_CONTEXT,
@@ -21,6 +22,8 @@ from tektra.models.base import (
     uniform_int,
 )
 from tektra.models.bert import query_key_value
+from tektra.models.bert_checkpoint import encoder_metadata
+from tektra.models.checkpoint_format import CheckpointFormat
 from tektra.models.encoder import (
     EncoderConfig,
     activation_named,
@@ -30,7 +33,7 @@ from tektra.models.encoder import (
 )
 from tektra.models.rope_metadata import read_rope
 
-__all__ = ["Config", "build"]
+__all__ = ["CHECKPOINT", "CLASSIFIER", "Config", "build"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,3 +132,88 @@ def _read_pattern(m: Metadata, key: str, num_layers: int) -> tuple[bool, ...]:
         return tuple(m.bool_list(key, length=num_layers))
     period = m.int(key, default=3, minimum=1, maximum=MAX_LAYERS)
     return tuple(i % period != 0 for i in range(num_layers))
+
+
+# The Hugging Face form
+
+
+def _metadata(c: HfConfig) -> dict[str, Any]:
+    layers = c.int("num_hidden_layers", minimum=1, maximum=MAX_LAYERS)
+    c.only("attention_layer_norm", False)
+    metadata = encoder_metadata(c) | {
+        "attention.layer_norm_epsilon": c.float(
+            "norm_eps", default=1e-5, minimum=1e-30, maximum=1.0
+        ),
+        "attention.sliding_window": c.int(
+            "local_attention", default=128, minimum=1, maximum=MAX_CONTEXT
+        ),
+        "rope.scaling.type": "none",
+        "hidden_act": c.str("hidden_activation", default="gelu"),
+        **_rope_bases(c),
+    }
+    types = c.str_list("layer_types", default=None, length=layers)
+    if types is None:
+        metadata["attention.sliding_window_pattern"] = c.int(
+            "global_attn_every_n_layers", default=3, minimum=1, maximum=MAX_LAYERS
+        )
+    else:
+        metadata["attention.sliding_window_pattern"] = [t == "sliding_attention" for t in types]
+        for t in types:
+            HfConfig({"layer_types": t}, name="config.json").only(
+                "layer_types", "sliding_attention", "full_attention"
+            )
+    return metadata
+
+
+def _rope_bases(c: HfConfig) -> dict[str, float]:
+    """Rotary bases of the two kinds of layers, wherever a version of transformers has put them."""
+    c.only("rope_scaling")
+    parameters = c.sub("rope_parameters") or HfConfig({})
+    bases: dict[str, float] = {}
+    for key, kind, older, default in (
+        ("rope.freq_base", "full_attention", "global_rope_theta", 160_000.0),
+        ("rope.freq_base_swa", "sliding_attention", "local_rope_theta", 10_000.0),
+    ):
+        rope = parameters.sub(kind) or HfConfig({})
+        rope.only("rope_type", "default")
+        stated = c.float(older, default=default, minimum=2.0, maximum=1e15)
+        bases[key] = rope.float("rope_theta", default=stated, minimum=2.0, maximum=1e15)
+    return bases
+
+
+def _classifier_metadata(c: HfConfig) -> dict[str, Any]:
+    # The mean of all rows would have to be known before the head.
+    c.only("classifier_pooling", "cls")
+    c.only("classifier_activation", "gelu")
+    return _metadata(c)
+
+
+CHECKPOINT: Final = CheckpointFormat(
+    architecture="modern-bert",
+    metadata=_metadata,
+    tensors={
+        "embeddings.tok_embeddings": "token_embd",
+        "embeddings.norm": "token_embd_norm",
+        "layers.{i}.attn_norm": "blk.{i}.attn_norm",
+        "layers.{i}.attn.Wqkv": "blk.{i}.attn_qkv",
+        "layers.{i}.attn.Wo": "blk.{i}.attn_output",
+        "layers.{i}.mlp_norm": "blk.{i}.ffn_norm",
+        "layers.{i}.mlp.Wi": "blk.{i}.ffn_up",
+        "layers.{i}.mlp.Wo": "blk.{i}.ffn_down",
+        "final_norm": "output_norm",
+    },
+    dropped=("head.{any}", "decoder.{any}"),
+    prefixes=("model.",),
+)
+
+CLASSIFIER: Final = replace(
+    CHECKPOINT,
+    metadata=_classifier_metadata,
+    tensors={
+        **CHECKPOINT.tensors,
+        "head.dense": "cls",
+        "head.norm": "cls.norm",
+        "classifier": "cls.output",
+    },
+    dropped=(),
+)
