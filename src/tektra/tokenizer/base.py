@@ -14,7 +14,7 @@ from typing import Literal, Protocol, final
 from tektra.errors import InvalidParameterError
 from tektra.tokenizer.literals import LiteralMatcher
 
-__all__ = ["LeadingSpace", "SpecialTokens", "TextEncoder", "TokenBytes", "Tokenizer"]
+__all__ = ["LeadingSpace", "PairFrame", "SpecialTokens", "TextEncoder", "TokenBytes", "Tokenizer"]
 
 LeadingSpace = Literal["keep", "strip one", "strip all"]
 """What happens to the space that a SentencePiece encoder puts before a text, when decoding."""
@@ -36,6 +36,21 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class PairFrame:
+    """What is put round two texts that a model reads together, and between them.
+
+    Attributes:
+        prefix_ids, between_ids, suffix_ids: the tokens.
+        second_segment: the segment of the second text and of what follows it; all else has 0.
+    """
+
+    prefix_ids: tuple[int, ...]
+    between_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    second_segment: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SpecialTokens:
     """The ids with a meaning, and what is put round a text.
 
@@ -46,6 +61,7 @@ class SpecialTokens:
             text that is not trusted.
         prefix_ids, suffix_ids: put round a text where special tokens are wanted.
         strip_left, strip_right: special ids that swallow the whitespace before or after them.
+        pair: what is put round two texts; ``None`` where the model reads one at a time.
     """
 
     bos_id: int | None = None
@@ -58,6 +74,7 @@ class SpecialTokens:
     suffix_ids: tuple[int, ...] = ()
     strip_left: frozenset[int] = frozenset()
     strip_right: frozenset[int] = frozenset()
+    pair: PairFrame | None = None
 
 
 @final
@@ -67,7 +84,8 @@ class Tokenizer:
     Safe to share between threads: nothing in it changes after construction.
 
     Args:
-        kind: how the tokenizer works: ``"bpe"`` (byte-level) or ``"spm"`` (SentencePiece).
+        kind: how the tokenizer works: ``"bpe"`` (byte-level), ``"spm"`` (SentencePiece) or
+            ``"wordpiece"`` (BERT).
         pre: name of the pre-tokenizer, as `tokenizer.ggml.pre` has it; empty where unknown.
         texts: text of each token as the vocabulary writes it, [vocab_size].
         to_bytes: bytes that a token id stands for.

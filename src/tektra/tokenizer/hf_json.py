@@ -16,11 +16,12 @@ import tokenizers
 from tokenizers import models
 
 from tektra.errors import TokenizerError
-from tektra.tokenizer.base import LeadingSpace, SpecialTokens, Tokenizer
+from tektra.tokenizer.base import LeadingSpace, PairFrame, SpecialTokens, Tokenizer
 from tektra.tokenizer.byte_level import byte_level_bytes
 from tektra.tokenizer.eog import end_of_generation_ids
 from tektra.tokenizer.gguf_spm import spm_piece_bytes
 from tektra.tokenizer.library import LibraryEncoder, is_library_fault
+from tektra.tokenizer.wordpiece import wordpiece_tokenizer
 
 __all__ = ["load_from_json"]
 
@@ -58,10 +59,10 @@ def load_from_json(
         if not is_library_fault(error):
             raise
         raise TokenizerError(f"tokenizer.json: {error}") from error
-    if not isinstance(library.model, models.BPE | models.Unigram):
+    if not isinstance(library.model, models.BPE | models.Unigram | models.WordPiece):
         raise TokenizerError(
             f"tokenizer.json: models of type {type(library.model).__name__} are not supported",
-            remedy="supported are BPE and Unigram",
+            remedy="supported are BPE, Unigram and WordPiece",
         )
     # Settings of whoever wrote the file, not of the model: a prompt is never cut or padded.
     library.no_truncation()
@@ -76,6 +77,9 @@ def load_from_json(
     ends = frozenset(i for i in end_ids if i < len(texts))
     special = _special_tokens(library, config, special_ids, ends)
     steps = _decoder_steps(library)
+    if isinstance(library.model, models.WordPiece):
+        prefix = library.model.continuing_subword_prefix
+        return wordpiece_tokenizer(library, texts, special, prefix=prefix)
     return Tokenizer(
         kind="spm" if "ByteLevel" not in steps else "bpe",
         pre="",
@@ -114,6 +118,7 @@ def _special_tokens(
         suffix_ids=suffix,
         strip_left=frozenset(i for i, token in added.items() if token.lstrip),
         strip_right=frozenset(i for i, token in added.items() if token.rstrip),
+        pair=_pair_frame(library),
     )
 
 
@@ -144,6 +149,20 @@ def _frame(library: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, .
     return tuple(ids[: inside[0]]), tuple(ids[inside[-1] + 1 :])
 
 
+def _pair_frame(library: tokenizers.Tokenizer) -> PairFrame | None:
+    """What the file's post-processor puts round two texts; None where it puts nothing between."""
+    encoding = library.encode("a", "a", add_special_tokens=True)
+    ids, of = encoding.ids, encoding.sequence_ids
+    if 0 not in of or 1 not in of:
+        return None
+    first, second = of.index(0), of.index(1)
+    between = tuple(ids[len(of[:second]) - of[:second][::-1].index(0) : second])
+    last = len(of) - of[::-1].index(1)
+    if not between or first > second:
+        return None
+    return PairFrame(tuple(ids[:first]), between, tuple(ids[last:]), encoding.type_ids[second])
+
+
 def _as_configured(
     config: Mapping[str, Any], key: str, token_id: int, found: tuple[int, ...]
 ) -> tuple[int, ...]:
@@ -162,7 +181,7 @@ def _decoder_steps(library: tokenizers.Tokenizer) -> dict[str, dict[str, Any]]:
         return {}
     content: dict[str, Any] = json.loads(decoder.__getstate__())
     steps = content.get("decoders", [content])
-    supported = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
+    supported = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip", "WordPiece"}
     for step in steps:
         if step["type"] not in supported:
             raise TokenizerError(

@@ -19,13 +19,30 @@ __all__ = ["load_from_gguf"]
 
 _MODEL: Final = "tokenizer.ggml.model"
 
+
+def _wordpiece(metadata: Mapping[str, Any]) -> Tokenizer:
+    # On demand, as these need the tokenizers library, which takes long to import.
+    from tektra.tokenizer.gguf_wordpiece import load_gguf_wordpiece
+
+    return load_gguf_wordpiece(metadata)
+
+
+def _unigram(metadata: Mapping[str, Any]) -> Tokenizer:
+    from tektra.tokenizer.gguf_unigram import load_gguf_unigram
+
+    return load_gguf_unigram(metadata)
+
+
 _KINDS: Final[Mapping[str, Callable[[Mapping[str, Any]], Tokenizer]]] = MappingProxyType(
-    {"gpt2": load_gguf_bpe, "llama": load_gguf_spm}
+    {
+        "bert": _wordpiece,
+        "gpt2": load_gguf_bpe,
+        "llama": load_gguf_spm,
+        "t5": _unigram,
+    }
 )
 _NOT_YET: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "bert": "WordPiece",
-        "t5": "SentencePiece unigram",
         "rwkv": "RWKV",
         "plamo2": "PLaMo 2",
         "gemma4": "Gemma 4",
