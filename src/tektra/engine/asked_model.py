@@ -40,7 +40,9 @@ class AskedModel(LocalModel):
     def _generate_requests(
         self, prompt: Prompt | PromptList, params: SamplingParams, stream: bool
     ) -> Requests:
-        tokenizer = self._runtime.ready().model.tokenizer
+        model = self._runtime.ready().model
+        model.require("logits")
+        tokenizer = model.tokenizer
         params.check_vocab(tokenizer.vocab_size)
         prompts, single = split_prompts(prompt)
         requests = [
@@ -68,6 +70,7 @@ class AskedModel(LocalModel):
         options: Mapping[str, Any] | None,
     ) -> GenerateRequest:
         ready = self._runtime.ready()
+        ready.model.require("logits")
         params.check_vocab(ready.model.tokenizer.vocab_size)
         tokens = ready.chat.encode(
             messages,

@@ -32,7 +32,10 @@ class Capabilities:
         file_bytes: size of the file or files.
         modalities: what can be in a prompt.
         chat_template: whether the model brings a template for `LLM.chat`.
+        generation: whether the model generates; encoders do not.
         embeddings: whether `LLM.embed` works.
+        reranking: whether `LLM.rerank` works.
+        prompts: names of the prompts that `LLM.embed` knows.
         device: what computes.
         threads: threads that compute.
         max_batch: sequences that run at once.
@@ -50,7 +53,10 @@ class Capabilities:
     file_bytes: int
     modalities: tuple[Modality, ...]
     chat_template: bool
+    generation: bool
     embeddings: bool
+    reranking: bool
+    prompts: tuple[str, ...]
     device: str
     threads: int
     max_batch: int
@@ -75,7 +81,10 @@ def capabilities_of(model: LoadedModel, max_batch: int) -> Capabilities:
         file_bytes=model.file_bytes,
         modalities=("text",),
         chat_template=bool(model.chat_templates),
+        generation="logits" in model.drawn.graph.outputs,
         embeddings="hidden" in model.drawn.graph.outputs,
+        reranking="scores" in model.drawn.graph.outputs,
+        prompts=tuple(model.vectors.prompts),
         device=model.backend,
         threads=model.executable.options.num_threads,
         max_batch=max_batch,

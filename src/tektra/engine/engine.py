@@ -43,6 +43,9 @@ class EngineOptions:
         prefix_cache: whether beginnings that were computed before are reused.
         seed: where the seeds of requests that name none come from, in order of arrival; None for
             the operating system's random numbers.
+        whole: whether each sequence runs in one step as a whole, as encoders need it.
+        step_rows: rows that are put together into one step, where sequences run whole; a longer
+            sequence has one of its own.
     """
 
     context: int
@@ -50,6 +53,8 @@ class EngineOptions:
     max_waiting: int | None = None
     prefix_cache: bool = True
     seed: int | None = None
+    whole: bool = False
+    step_rows: int | None = None
 
 
 class RequestHandle:
@@ -107,6 +112,7 @@ class Engine:
             vocab_size=vocab_size,
             seed=options.seed,
             native=native,
+            shares_blocks=options.prefix_cache and not options.whole,
         )
         self._scheduler = self._new_scheduler()
         self._jobs: dict[int, Job] = {}
@@ -355,7 +361,9 @@ class Engine:
         return Scheduler(
             self._executable.options,
             self.options.max_sequences,
-            prefix_cache=self.options.prefix_cache,
+            prefix_cache=self.options.prefix_cache and not self.options.whole,
+            whole=self.options.whole,
+            step_rows=self.options.step_rows,
         )
 
 

@@ -37,6 +37,7 @@ class Intake:
         vocab_size: tokens that it can read, padding of its embedding table included.
         seed: where the seeds of requests come from that name none; None for the operating system.
         native: the extension module with the native sampler; None for the NumPy one.
+        shares_blocks: whether sequences use each other's blocks of the cache.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Intake:
         vocab_size: int,
         seed: int | None,
         native: ModuleType | None,
+        shares_blocks: bool = True,
     ) -> None:
+        self._shares_blocks = shares_blocks
         self._tokenizer = tokenizer
         self._context = context
         self._vocab_size = vocab_size
@@ -65,16 +68,18 @@ class Intake:
             ContextLengthError: the tokens do not fit into the context.
         """
         tokens = self._checked(request)
-        generate = isinstance(request, GenerateRequest)
         sequence = SequenceState(
             id=-1,
             tokens=tokens,
             output="logits" if isinstance(request, GenerateRequest) else request.output,
-            first_output=len(tokens) - 1 if generate else 0,
+            first_output=len(tokens) - 1 if isinstance(request, GenerateRequest) else request.first,
             blocks=np.full(num_blocks_for(self._context), -1, dtype=np.int32),
+            end_output=None if isinstance(request, GenerateRequest) else request.end,
+            segments=None if isinstance(request, GenerateRequest) else request.segments,
         )
-        # Hashed here, not while others wait for the engine's thread.
-        extend_digests(sequence.digests, tokens)
+        if self._shares_blocks:
+            # Hashed here, not while others wait for the engine's thread.
+            extend_digests(sequence.digests, tokens)
         return self._new_job(request, sequence, listener)
 
     def _checked(self, request: Request) -> list[int]:

@@ -121,7 +121,7 @@ class RowsJob(Job):
         sequence = self.sequence
         self._sink(sequence.first_output, rows)
         sequence.first_output += len(rows)
-        if sequence.first_output == len(sequence.tokens):
+        if sequence.first_output in (len(sequence.tokens), sequence.end_output):
             self._end("finished", RowsDone())
 
     def cancel(self) -> None:

@@ -25,15 +25,19 @@ from tektra.engine.recommended_sampling import recommended_sampling
 from tektra.engine.resources import usable_cores
 from tektra.engine.sampling_params import SamplingParams
 from tektra.engine.sizing import choose_sizes, context_limit
+from tektra.engine.vector_settings import VectorSettings
 from tektra.engine.verify import VerifiedFiles, verify_file
 from tektra.errors import (
     CancelledError,
     InvalidParameterError,
     MemoryLimitError,
+    RequestError,
     TokenizerError,
 )
+from tektra.graph import OutputName
 from tektra.hub import ResolvedModel, resolve
 from tektra.models.base import DrawnModel, draw
+from tektra.models.encoder import EncoderConfig
 from tektra.progress import CancelToken, ProgressCallback, ProgressEvent
 from tektra.tokenizer import Tokenizer, find_templates
 
@@ -98,6 +102,7 @@ class LoadedModel:
         num_parameters: weights in the file.
         file_bytes: size of its files.
         native: the extension module, None where it is not built.
+        vectors: how it wants vectors and scores of texts to be made.
     """
 
     resolved: ResolvedModel
@@ -113,6 +118,29 @@ class LoadedModel:
     num_parameters: int
     file_bytes: int
     native: ModuleType | None
+    vectors: VectorSettings
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether texts go through it whole, and nothing is generated."""
+        return isinstance(self.drawn.config, EncoderConfig)
+
+    def require(self, output: OutputName) -> None:
+        """Raises `RequestError`, which says what the model is for, where it lacks an output."""
+        outputs = self.drawn.graph.outputs
+        if output in outputs:
+            return
+        if output == "scores":
+            raise RequestError(
+                f"the model {self.resolved.name!r} has no head that scores pairs of texts",
+                remedy="use a cross-encoder for rerank, or embed to compare vectors",
+            )
+        able = "embed" + (" and rerank" if "scores" in outputs else "")
+        raise RequestError(
+            f"the model {self.resolved.name!r} is an encoder: it does not generate or predict "
+            "tokens",
+            remedy=f"use {able}, or load a model that generates",
+        )
 
 
 def load(
@@ -158,6 +186,7 @@ def _load(
         tokenizer = load_tokenizer(file)
         _check_vocabulary(tokenizer, drawn)
         templates = find_templates(file.metadata)
+        vectors = VectorSettings.from_metadata(file.metadata)
         sampling = recommended_sampling(file.metadata, resolved.sampling).params
         report(ProgressEvent("map", name, 1, 1, "items"))
         cancel.check()
@@ -168,6 +197,7 @@ def _load(
             file.tensors,
             context=options.context,
             max_batch=options.max_batch,
+            longest=vectors.max_tokens,
             options=CompileOptions(
                 num_threads=threads, max_rows=options.max_rows, kv_type=options.kv_type
             ),
@@ -187,7 +217,7 @@ def _load(
         try:
             verification.check()
             file.check_unchanged()
-            _warm_up(executable, tokenizer, report)
+            _warm_up(executable, drawn, tokenizer, report)
             cancel.check()
         except BaseException:
             executable.close()
@@ -206,6 +236,7 @@ def _load(
             num_parameters=sum(info.num_elements for info in file.tensors.values()),
             file_bytes=file.file_bytes,
             native=native_core(),
+            vectors=vectors,
         )
 
 
@@ -308,7 +339,9 @@ def _check_vocabulary(tokenizer: Tokenizer, drawn: DrawnModel) -> None:
         )
 
 
-def _warm_up(executable: Executable, tokenizer: Tokenizer, report: ProgressCallback) -> None:
+def _warm_up(
+    executable: Executable, drawn: DrawnModel, tokenizer: Tokenizer, report: ProgressCallback
+) -> None:
     """Runs one token, so that the first request does not pay for what is done once."""
     report(ProgressEvent("warm up", "", 0, 1, "items"))
 
@@ -324,7 +357,7 @@ def _warm_up(executable: Executable, tokenizer: Tokenizer, report: ProgressCallb
         block_tables=array(0).reshape(1, 1),
         output_rows=array(0),
     )
-    executable.run(step)
+    executable.run(step, "logits" if "logits" in drawn.graph.outputs else "hidden")
     report(ProgressEvent("warm up", "", 1, 1, "items"))
 
 

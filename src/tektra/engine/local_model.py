@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tektra.backends.base import Backend
 from tektra.config import KvType, Settings
+from tektra.engine import text_vectors
 from tektra.engine.capabilities import Capabilities, capabilities_of
 from tektra.engine.delivery import compute_rows
 from tektra.engine.loader import LoadOptions
@@ -27,13 +28,13 @@ from tektra.engine.prompts import (
     PromptList,
     encode_prompt,
     is_messages,
-    split_prompts,
 )
 from tektra.engine.request import RowsRequest
 from tektra.engine.runtime import Runtime, Status
 from tektra.engine.sampling_params import SamplingParams
-from tektra.engine.scoring import AllLogProbs, NextLogProbs, PooledRows, Pooling, perplexity
+from tektra.engine.scoring import AllLogProbs, NextLogProbs, Pooling, perplexity
 from tektra.engine.stats import EngineStats, Health
+from tektra.engine.text_vectors import Ranked
 from tektra.progress import CancelToken, ProgressCallback, ignore_progress
 
 __all__ = ["LLMOptions", "LocalModel"]
@@ -243,35 +244,81 @@ class LocalModel:
         self,
         texts: Prompt | PromptList,
         *,
-        pooling: Pooling = "mean",
-        normalize: bool = True,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        truncate: bool = False,
     ) -> _Floats:
         """Vectors of texts, from the model's final hidden states.
 
         Args:
             texts: a text, token ids, or a list of those.
-            pooling: ``"mean"`` over all tokens, the ``"last"`` token, or the first (``"cls"``).
-            normalize: scale each vector to length 1.
+            pooling: ``"mean"`` over all tokens, the ``"last"`` token, or the first (``"cls"``);
+                None for what the model says, or the mean where it says nothing.
+            normalize: scale each vector to length 1; None for what the model says, or True.
+            prompt_name: name of one of the model's prompts, which is put before each text; None
+                for its default prompt, if it has one.
+            prompt: a text to put before each text instead.
+            dimensions: only so many of the first elements, for models made for it (Matryoshka
+                representations); scaled after that.
+            truncate: cut off the end of texts that are longer than the context, instead of
+                raising an error.
 
         Returns:
-            float32 [N, embedding width]; N is 1 for a text that is not in a list.
+            float32 [N, dimensions]; N is 1 for a text that is not in a list.
 
         Raises:
-            InvalidParameterError, ContextLengthError, BackendError: as for `generate`.
+            ContextLengthError: a text is longer than the context, and is not to be cut.
+            InvalidParameterError, BackendError: as for `generate`.
         """
         ready = self._runtime.ready()
-        prompts, _ = split_prompts(texts)
-        requests: list[RowsRequest] = []
-        sinks: list[PooledRows] = []
-        for prompt in prompts:
-            tokens = encode_prompt(ready.model.tokenizer, prompt, name="texts")
-            sinks.append(PooledRows(len(tokens), pooling))
-            requests.append(RowsRequest(tokens=tokens, output="hidden", sink=sinks[-1]))
-        compute_rows(ready.engine, requests)
-        result = np.empty((len(sinks), ready.model.drawn.config.embedding_width), np.float32)
-        for row, sink in zip(result, sinks, strict=True):
-            row[:] = sink.vector(normalize=normalize)
-        return result
+        return text_vectors.embed(
+            ready,
+            texts,
+            pooling=pooling,
+            normalize=normalize,
+            before=ready.model.vectors.prompt(prompt_name, prompt),
+            dimensions=dimensions,
+            truncate=truncate,
+        )
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        truncate: bool = False,
+        raw_scores: bool = False,
+    ) -> list[Ranked]:
+        """Documents in the order in which a cross-encoder finds that they answer a query.
+
+        Args:
+            query: a text.
+            documents: the texts to be compared with it.
+            top_n: only so many of the best; None for all.
+            truncate: cut off the end of the longer one of a pair that is longer than the context,
+                instead of raising an error.
+            raw_scores: what the head gives, without the function that the model wants applied.
+
+        Returns:
+            The best first; equal ones in the order of the documents.
+
+        Raises:
+            RequestError: the model has no head that scores pairs.
+            ContextLengthError: a pair is longer than the context, and is not to be cut.
+            InvalidParameterError, BackendError: as for `generate`.
+        """
+        return text_vectors.rerank(
+            self._runtime.ready(),
+            query,
+            documents,
+            top_n=top_n,
+            truncate=truncate,
+            raw_scores=raw_scores,
+        )
 
     def score(self, text: Prompt | Sequence[Message]) -> _Floats:
         """Log-probabilities of every next token, at every place of a text.
@@ -291,6 +338,7 @@ class LocalModel:
             InvalidParameterError, ContextLengthError, BackendError: as for `generate`.
         """
         ready = self._runtime.ready()
+        ready.model.require("logits")
         tokens = self._scored_tokens(text)
         sink = AllLogProbs(len(tokens), ready.model.drawn.graph.outputs["logits"].width)
         compute_rows(ready.engine, [RowsRequest(tokens=tokens, output="logits", sink=sink)])
@@ -304,9 +352,11 @@ class LocalModel:
         Returns:
             float32 [T - 1], natural logs.
         """
+        ready = self._runtime.ready()
+        ready.model.require("logits")
         tokens = self._scored_tokens(text)
         sink = NextLogProbs(tokens)
-        engine = self._runtime.ready().engine
+        engine = ready.engine
         compute_rows(engine, [RowsRequest(tokens=tokens, output="logits", sink=sink)])
         return sink.result
 

@@ -50,11 +50,17 @@ class RowsRequest:
         tokens: token ids, at least one.
         output: which output of the model.
         sink: is handed the rows in order, some at a time, on the engine's thread.
+        first, end: the tokens whose rows are wanted: from the first one to before the end; None
+            for the end of the text.
+        segments: which of its texts each token belongs to, where there are several.
     """
 
     tokens: Sequence[int]
     output: OutputName
     sink: RowSink
+    first: int = 0
+    end: int | None = None
+    segments: Sequence[int] | None = None
 
 
 Request: TypeAlias = GenerateRequest | RowsRequest
@@ -69,6 +75,9 @@ class SequenceState:
         tokens: prompt and what was generated since.
         output: which output of the model is wanted.
         first_output: position of the first token whose output is wanted and not there yet.
+        end_output: position behind the last token whose output is wanted; None for no end. Others
+            than the end of the text are for sequences that run whole.
+        segments: which of its texts each token belongs to; None where there is one.
         blocks: int32 [blocks of a full context], the cache blocks in order; -1 past the last one.
         num_blocks: how many of them are in use.
         num_computed: tokens whose keys and values are in the cache.
@@ -84,6 +93,8 @@ class SequenceState:
     output: OutputName
     first_output: int
     blocks: NDArray[np.int32]
+    end_output: int | None = None
+    segments: Sequence[int] | None = None
     num_blocks: int = 0
     num_computed: int = 0
     num_cached: int = 0

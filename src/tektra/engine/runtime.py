@@ -182,10 +182,14 @@ class Runtime:
             model.tokenizer,
             EngineOptions(
                 context=model.context,
-                max_sequences=self._options.max_batch,
+                max_sequences=model.executable.options.max_rows
+                if model.is_encoder
+                else self._options.max_batch,
                 max_waiting=self._max_waiting,
                 prefix_cache=self._prefix_cache,
                 seed=self._seed,
+                whole=model.is_encoder,
+                step_rows=self._options.max_rows,
             ),
             vocab_size=model.drawn.config.vocab_size,
             native=model.native,

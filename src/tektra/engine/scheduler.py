@@ -41,12 +41,23 @@ class Scheduler:
         max_sequences: most sequences that run at once; at most ``options.max_outputs`` do, so
             that every running sequence can have an output row in every step.
         prefix_cache: whether blocks are reused by later sequences with the same beginning.
+        whole: whether a sequence runs in one step as a whole or not at all: in models whose rows
+            see those after them. None may be longer than ``options.max_rows``.
+        step_rows: rows that are put together where sequences run whole; None: ``options.max_rows``.
     """
 
     def __init__(
-        self, options: CompileOptions, max_sequences: int, *, prefix_cache: bool = True
+        self,
+        options: CompileOptions,
+        max_sequences: int,
+        *,
+        prefix_cache: bool = True,
+        whole: bool = False,
+        step_rows: int | None = None,
     ) -> None:
         self._max_rows = options.max_rows
+        self._whole = whole
+        self._step_rows = min(step_rows or options.max_rows, options.max_rows)
         self._max_outputs = options.max_outputs
         self._max_sequences = min(max_sequences, options.max_outputs)
         self._last_output: OutputName = "logits"
@@ -82,14 +93,16 @@ class Scheduler:
         for sequence in sorted(self.running, key=lambda s: (s.num_remaining > 1, s.id)):
             if sequence.output != output or not sequence.running:
                 continue
-            item = _chunk(sequence, rows, outputs)
+            item = self._next_rows(sequence, rows, outputs)
             if item.num_rows and self._reserve(item, batch):
                 batch.append(item)
                 rows, outputs = rows - item.num_rows, outputs - item.num_outputs
         while self.waiting and rows and self.waiting[0].output == output:
+            if self._whole and not self._next_rows(self.waiting[0], rows, outputs).num_rows:
+                break
             if not self._admit(self.waiting[0]):
                 break
-            item = _chunk(self.running[-1], rows, outputs)
+            item = self._next_rows(self.running[-1], rows, outputs)
             if not (item.num_rows and self._reserve(item, batch)):
                 break
             batch.append(item)
@@ -101,6 +114,8 @@ class Scheduler:
         for item in batch:
             sequence = item.sequence
             sequence.num_computed += item.num_rows
+            if self._whole:
+                continue
             num_full = sequence.num_computed // KV_BLOCK_SIZE
             if sequence.num_registered < num_full:
                 extend_digests(sequence.digests, sequence.tokens)
@@ -131,13 +146,15 @@ class Scheduler:
         """Starts the first waiting sequence if there is room for all its tokens."""
         if len(self.running) >= self._max_sequences:
             return False
-        extend_digests(sequence.digests, sequence.tokens)
-        # The token whose output is wanted has to be computed, whatever the cache knows.
-        known = self.cache.match(sequence.digests[: sequence.first_output // KV_BLOCK_SIZE])
+        known: list[int] = []
+        if not self._whole:
+            extend_digests(sequence.digests, sequence.tokens)
+            # The token whose output is wanted has to be computed, whatever the cache knows.
+            known = self.cache.match(sequence.digests[: sequence.first_output // KV_BLOCK_SIZE])
         num_new = num_blocks_for(len(sequence.tokens)) - len(known)
         num_revived = sum(self.pool.is_idle(block) for block in known)
         # A block in hand for each running sequence: else the newcomer would be preempted at once.
-        spare = len(self.running)
+        spare = 0 if self._whole else len(self.running)
         if self.running and not self.pool.can_allocate(num_new + num_revived + spare):
             return False
         self.waiting.popleft()
@@ -150,6 +167,19 @@ class Scheduler:
         sequence.running = sequence.started = True
         self.running.append(sequence)
         return True
+
+    def _next_rows(self, sequence: SequenceState, rows: int, outputs: int) -> ScheduledRows:
+        """What a sequence runs of the rows and outputs that a step still has; of none, nothing."""
+        if not self._whole:
+            return _chunk(sequence, rows, outputs)
+        taken = self._max_rows - rows
+        item = ScheduledRows(
+            sequence, sequence.num_remaining, _num_outputs(sequence, sequence.num_remaining)
+        )
+        fits = item.num_outputs <= outputs and (
+            taken == 0 or taken + item.num_rows <= self._step_rows
+        )
+        return item if fits else ScheduledRows(sequence, 0, 0)
 
     def _reserve(self, item: ScheduledRows, batch: list[ScheduledRows]) -> bool:
         """Gets the blocks that a chunk will write to; False where they cannot be had now."""
@@ -198,4 +228,6 @@ def _chunk(sequence: SequenceState, rows: int, outputs: int) -> ScheduledRows:
 
 def _num_outputs(sequence: SequenceState, num_rows: int) -> int:
     end = sequence.num_computed + num_rows
+    if sequence.end_output is not None:
+        end = min(end, sequence.end_output)
     return max(0, end - max(sequence.first_output, sequence.num_computed))

@@ -71,30 +71,33 @@ class PooledRows:
     """
 
     def __init__(self, num_tokens: int, pooling: Pooling) -> None:
-        function = _POOLINGS.get(pooling)
-        if function is None:
+        if pooling not in _WANTED:
             raise InvalidParameterError(
                 "pooling",
                 f"{pooling!r} is not known",
                 remedy=f"one of {', '.join(get_args(Pooling))}",
             )
-        self._weight = function(num_tokens)
+        self.wanted = _WANTED[pooling](num_tokens)
+        """The tokens whose rows are needed: from the first one to before the second number."""
         self._sum: NDArray[np.float64] | None = None
 
     def __call__(self, first: int, rows: Floats) -> None:
-        if self._sum is None:
-            self._sum = np.zeros(rows.shape[1], dtype=np.float64)
-        # In order and in float64, so that the cut into steps does not show in the result.
-        for index, row in enumerate(rows, start=first):
-            weight = self._weight(index)
-            if weight:
-                self._sum += weight * row.astype(np.float64)
+        start, end = self.wanted
+        rows = rows[max(0, start - first) : max(0, end - first)]
+        if not len(rows):
+            return
+        # In order and in float64, so that the cut into steps does not show in the result: along
+        # the first axis NumPy adds row after row.
+        so_far = [] if self._sum is None else [self._sum[np.newaxis]]
+        self._sum = np.add.reduce(np.concatenate([*so_far, rows], dtype=np.float64), axis=0)
 
-    def vector(self, *, normalize: bool) -> Floats:
-        """The vector, float32 [width]; of length 1 if ``normalize``."""
+    def vector(self, *, normalize: bool, dimensions: int | None = None) -> Floats:
+        """The first elements of the vector, float32; of length 1 if ``normalize``."""
         assert self._sum is not None
-        length = float(np.linalg.norm(self._sum)) if normalize else 1.0
-        return (self._sum / (length or 1.0)).astype(np.float32)
+        start, end = self.wanted
+        vector = self._sum[:dimensions] / (end - start)
+        length = float(np.linalg.norm(vector)) if normalize else 1.0
+        return (vector / (length or 1.0)).astype(np.float32)
 
 
 def perplexity(log_probs: Floats) -> float:
@@ -104,9 +107,8 @@ def perplexity(log_probs: Floats) -> float:
     return float(np.exp(-log_probs.mean(dtype=np.float64)))
 
 
-_Weight: TypeAlias = Callable[[int], float]
-_POOLINGS: dict[str, Callable[[int], _Weight]] = {
-    "mean": lambda num_tokens: lambda index: 1.0 / num_tokens,
-    "last": lambda num_tokens: lambda index: float(index == num_tokens - 1),
-    "cls": lambda num_tokens: lambda index: float(index == 0),
+_WANTED: dict[str, Callable[[int], tuple[int, int]]] = {
+    "mean": lambda num_tokens: (0, num_tokens),
+    "last": lambda num_tokens: (num_tokens - 1, num_tokens),
+    "cls": lambda num_tokens: (0, 1),
 }

@@ -17,6 +17,7 @@ from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, RopeScaling
 from tektra.graph.ops import Rope
 from tektra.models.base import DrawnModel
+from tektra.models.encoder import EncoderConfig
 
 __all__ = ["DEFAULT_CONTEXT", "Sizes", "choose_sizes", "context_limit"]
 
@@ -27,6 +28,9 @@ CACHE_SHARE = 4
 """One sequence of full context always fits; for more the cache takes at most this part (1/n) of
 the memory that the weights leave."""
 
+
+MAX_ENCODER_TEXTS = 64
+"""Texts in a step of an encoder that may leave a block of the cache half empty."""
 
 CACHE_CONTEXTS = 4
 """The cache holds so many sequences of full context at most. More of them can run at once, since
@@ -65,6 +69,7 @@ def choose_sizes(
     max_batch: int,
     options: CompileOptions,
     memory: int | None = None,
+    longest: int | None = None,
 ) -> Sizes:
     """The sizes with which a model is to be loaded.
 
@@ -76,6 +81,7 @@ def choose_sizes(
         max_batch: sequences that run at once.
         options: threads and rows; outputs and cache blocks are filled in here.
         memory: bytes that may be taken; None for what the machine has.
+        longest: the longest text that an encoder is meant for; None where it does not say.
 
     Raises:
         InvalidParameterError: the context asked for is longer than the model's.
@@ -87,6 +93,16 @@ def choose_sizes(
             "context",
             f"{context} tokens are asked for, but the model was made for at most {limit}",
             remedy=f"ask for {limit} or fewer",
+        )
+    encoder = isinstance(drawn.config, EncoderConfig)
+    if encoder:
+        return _encoder_sizes(
+            drawn,
+            backend,
+            tensors,
+            context or min(limit, longest or DEFAULT_CONTEXT),
+            options,
+            memory,
         )
     options = replace(options, max_outputs=min(options.max_rows, max(MIN_OUTPUTS, max_batch)))
     available = available_memory() if memory is None else memory
@@ -109,6 +125,33 @@ def choose_sizes(
         affordable = (available - fixed) // CACHE_SHARE // max(1, per_block)
         num_blocks = max(num_blocks_for(chosen), min(num_blocks, affordable))
     return Sizes(chosen, replace(options, num_kv_blocks=num_blocks))
+
+
+def _encoder_sizes(
+    drawn: DrawnModel,
+    backend: Backend,
+    tensors: Mapping[str, TensorInfo],
+    context: int,
+    options: CompileOptions,
+    memory: int | None,
+) -> Sizes:
+    """A step holds the longest text, and the cache one step, in which any row may begin a text."""
+    rows = max(options.max_rows, context)
+    options = replace(
+        options,
+        max_rows=rows,
+        max_outputs=rows,
+        num_kv_blocks=num_blocks_for(rows) + min(options.max_rows, MAX_ENCODER_TEXTS),
+    )
+    needed = backend.plan(drawn.graph, tensors, options).total
+    available = available_memory() if memory is None else memory
+    if available is not None and needed > available:
+        raise MemoryLimitError(
+            f"the model needs {_mib(needed)} MiB for texts of {context} tokens, and "
+            f"{_mib(available)} MiB are available",
+            remedy="use a smaller model or context, or end other programs",
+        )
+    return Sizes(context, options)
 
 
 def _costs(

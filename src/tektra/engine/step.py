@@ -22,6 +22,8 @@ def build_step(batch: Sequence[ScheduledRows]) -> Step:
     row_starts = [0]
     num_cached: list[int] = []
     output_rows: list[int] = []
+    segments: list[int] = []
+    has_segments = False
     width = max(item.sequence.num_blocks for item in batch)
     tables = np.full((len(batch), width), -1, dtype=np.int32)
     for index, item in enumerate(batch):
@@ -32,7 +34,10 @@ def build_step(batch: Sequence[ScheduledRows]) -> Step:
         positions += range(start, end)
         row_starts.append(len(tokens))
         num_cached.append(start)
-        output_rows += range(len(tokens) - item.num_outputs, len(tokens))
+        first = len(tokens) - item.num_rows + max(0, sequence.first_output - start)
+        output_rows += range(first, first + item.num_outputs)
+        segments += sequence.segments or [0] * item.num_rows
+        has_segments = has_segments or sequence.segments is not None
         tables[index, : sequence.num_blocks] = sequence.blocks[: sequence.num_blocks]
     return Step(
         token_ids=np.array(tokens, dtype=np.int32),
@@ -41,4 +46,5 @@ def build_step(batch: Sequence[ScheduledRows]) -> Step:
         num_cached=np.array(num_cached, dtype=np.int32),
         block_tables=tables,
         output_rows=np.array(output_rows, dtype=np.int32),
+        segments=np.array(segments, dtype=np.int32) if has_segments else None,
     )

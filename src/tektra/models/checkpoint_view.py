@@ -26,6 +26,7 @@ from tektra.formats.checkpoint_tensors import LogicalTensor, logical_tensors
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.hf_config import HfConfig
 from tektra.formats.quants import dequantize
+from tektra.formats.sentence_files import sentence_metadata
 from tektra.formats.tensor_info import TensorInfo
 from tektra.models import checkpoint_format
 from tektra.models.checkpoint_format import DROPPED, CheckpointFormat, To, compiled
@@ -89,6 +90,7 @@ class CheckpointView:
         _tie(named, self.config, format)
         metadata: dict[str, Any] = {"general.architecture": format.architecture}
         metadata |= extra_metadata(checkpoint.folder, checkpoint.generation_config)
+        metadata |= sentence_metadata(checkpoint.folder, checkpoint.config, format.architecture)
         for key, value in format.metadata(self.config).items():
             whole = key.startswith(_WHOLE_KEYS)
             metadata[key if whole else f"{format.architecture}.{key}"] = value
