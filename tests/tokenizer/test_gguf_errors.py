@@ -37,8 +37,6 @@ def with_item(at: int, item: Any) -> Any:
         ("model", REMOVED),
         ("model", 3),
         ("model", "none"),
-        ("model", "bert"),
-        ("model", "t5"),
         ("model", "rwkv"),
         ("model", "plamo2"),
         ("model", "nonsense"),
