@@ -99,14 +99,15 @@ NB_MODULE(_native, m) {
         "Features that are looked at, and whether this machine has them.");
     m.def(
         "packed_bytes",
-        [](const std::string& isa, int32_t type, size_t rows, size_t width) {
+        [](const std::string& isa, int32_t type, size_t rows, size_t width, size_t count) {
             if (type < 0 || type >= kMaxWeightType) return size_t{0};
             const LinearKernel& kernel = kernel_table(isa.c_str()).linear[type];
             if (kernel.lanes == 0 || width % kernel.block_width != 0) return size_t{0};
-            return kernel.matrix_bytes(rows, width);
+            return kernel.matrix_bytes(rows, width, count);
         },
-        "isa"_a, "type"_a, "rows"_a, "width"_a,
-        "Bytes of a packed matrix of a GGUF type id; 0 where there is no kernel for it.");
+        "isa"_a, "type"_a, "rows"_a, "width"_a, "count"_a = 1,
+        "Bytes of a packed matrix of a GGUF type id, or of so many of one shape; 0 where there is "
+        "no kernel for it.");
     m.def(
         "packed_layout",
         [](const std::string& isa) { return packed_layout(kernel_table(isa.c_str())); }, "isa"_a,
@@ -162,10 +163,10 @@ NB_MODULE(_native, m) {
              "Makes room for packed matrices side by side.")
         .def(
             "add_matrix",
-            [](Program& p, int32_t type, size_t rows, size_t width) {
-                return p.add_matrix(static_cast<WeightType>(type), rows, width);
+            [](Program& p, int32_t type, size_t rows, size_t width, size_t count) {
+                return p.add_matrix(static_cast<WeightType>(type), rows, width, count);
             },
-            "type"_a, "rows"_a, "width"_a)
+            "type"_a, "rows"_a, "width"_a, "count"_a = 1)
         .def(
             "pack_matrix",
             [](Program& p, int32_t matrix, Vector<uint8_t> rows) {
@@ -175,12 +176,14 @@ NB_MODULE(_native, m) {
             "matrix"_a, "rows"_a)
         .def(
             "adopt_matrix",
-            [](Program& p, int32_t type, size_t rows, size_t width, Vector<uint8_t> packed) {
+            [](Program& p, int32_t type, size_t rows, size_t width, Vector<uint8_t> packed,
+               size_t count) {
                 return p.adopt_matrix(
                     static_cast<WeightType>(type), rows, width,
-                    {packed.data(), packed.size(), std::make_shared<Vector<uint8_t>>(packed)});
+                    {packed.data(), packed.size(), std::make_shared<Vector<uint8_t>>(packed)},
+                    count);
             },
-            "type"_a, "rows"_a, "width"_a, "packed"_a,
+            "type"_a, "rows"_a, "width"_a, "packed"_a, "count"_a = 1,
             "Adds a matrix that is packed already; its bytes are used where they are.")
         .def(
             "copy_matrix",

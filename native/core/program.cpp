@@ -60,112 +60,6 @@ Program::Program(const KernelTable& kernels, const Limits& limits)
     written_in_.resize(limits.num_kv_blocks);
 }
 
-const LinearKernel& Program::kernel_for(WeightType type, size_t rows, size_t width) const {
-    const auto index = static_cast<size_t>(type);
-    if (index >= kMaxWeightType || kernels_.linear[index].lanes == 0) {
-        throw std::invalid_argument("no kernel for weight type " + std::to_string(index));
-    }
-    const LinearKernel& kernel = kernels_.linear[index];
-    constexpr size_t kMost = size_t{1} << 40;  // of bytes and of elements; no product overflows
-    if (rows == 0 || width == 0 || rows > kMost / width || width % kernel.block_width != 0) {
-        throw std::invalid_argument("a matrix of " + std::to_string(rows) + " x " +
-                                    std::to_string(width) + " does not fit its weight type");
-    }
-    return kernel;
-}
-
-void Program::reserve_matrices(size_t bytes) {
-    const Exclusive exclusive(busy_);
-    check_building();
-    room_ = Memory(bytes, true);
-    room_taken_ = 0;
-}
-
-int32_t Program::add_matrix(WeightType type, size_t rows, size_t width) {
-    const Exclusive exclusive(busy_);
-    check_building();
-    const LinearKernel& kernel = kernel_for(type, rows, width);
-    const size_t groups = (rows + kernel.lanes - 1) / kernel.lanes;
-    const size_t bytes = kernel.matrix_bytes(rows, width);
-    Memory packed;
-    if (bytes <= room_.size() - room_taken_) {
-        packed = room_.part(room_taken_, bytes);
-        room_taken_ += bytes;
-    } else {
-        packed = Memory(bytes, true);
-    }
-    matrices_.push_back({type, rows, width, groups, std::move(packed)});
-    return static_cast<int32_t>(matrices_.size() - 1);
-}
-
-int32_t Program::adopt_matrix(WeightType type, size_t rows, size_t width, Memory packed) {
-    const Exclusive exclusive(busy_);
-    check_building();
-    const LinearKernel& kernel = kernel_for(type, rows, width);
-    const size_t wanted = kernel.matrix_bytes(rows, width);
-    if (packed.size() != wanted || reinterpret_cast<uintptr_t>(packed.data()) % 64 != 0) {
-        throw std::invalid_argument("a packed matrix has " + std::to_string(wanted) +
-                                    " bytes at a multiple of 64, not " +
-                                    std::to_string(packed.size()));
-    }
-    const size_t groups = (rows + kernel.lanes - 1) / kernel.lanes;
-    matrices_.push_back({type, rows, width, groups, std::move(packed)});
-    return static_cast<int32_t>(matrices_.size() - 1);
-}
-
-void Program::copy_matrix(int32_t id, const uint8_t* packed, size_t num_bytes) {
-    const Exclusive exclusive(busy_);
-    check_building();
-    if (id < 0 || static_cast<size_t>(id) >= matrices_.size()) {
-        throw std::invalid_argument("no such matrix");
-    }
-    const Memory& to = matrices_[id].packed;
-    if (to.foreign() || to.size() != num_bytes) {
-        throw std::invalid_argument("the matrix cannot be filled with " +
-                                    std::to_string(num_bytes) + " packed bytes");
-    }
-    constexpr size_t kShare = 256 * 1024;
-    pool_.run((num_bytes + kShare - 1) / kShare, [&](size_t task, size_t) {
-        const size_t begin = task * kShare;
-        std::memcpy(to.data() + begin, packed + begin, std::min(kShare, num_bytes - begin));
-    });
-}
-
-const Memory& Program::packed_matrix(int32_t id) {
-    const Exclusive exclusive(busy_);
-    if (id < 0 || static_cast<size_t>(id) >= matrices_.size()) {
-        throw std::invalid_argument("no such matrix");
-    }
-    return matrices_[id].packed;
-}
-
-void Program::pack_matrix(int32_t id, const uint8_t* rows, size_t num_bytes) {
-    const Exclusive exclusive(busy_);
-    const DefaultFloats floats;
-    check_building();
-    if (id < 0 || static_cast<size_t>(id) >= matrices_.size()) {
-        throw std::invalid_argument("no such matrix");
-    }
-    const Matrix& matrix = matrices_[id];
-    if (matrix.packed.foreign()) throw std::invalid_argument("the matrix is packed already");
-    const LinearKernel& kernel = kernel_of(matrix);
-    const size_t row_bytes = matrix.width / kernel.block_width * kernel.source_bytes;
-    if (num_bytes != matrix.rows * row_bytes) {
-        throw std::invalid_argument("the matrix has " + std::to_string(matrix.rows * row_bytes) +
-                                    " bytes, not " + std::to_string(num_bytes));
-    }
-    const size_t group_bytes = kernel.group_bytes(matrix.width);
-    const size_t share = std::max<size_t>(1, matrix.num_groups / (16 * pool_.num_threads()));
-    pool_.run((matrix.num_groups + share - 1) / share, [&](size_t task, size_t) {
-        const size_t end = std::min(matrix.num_groups, (task + 1) * share);
-        for (size_t g = task * share; g < end; ++g) {
-            const size_t first = g * kernel.lanes;
-            kernel.pack(rows + first * row_bytes, std::min(kernel.lanes, matrix.rows - first),
-                        row_bytes, matrix.width, matrix.packed.data() + g * group_bytes);
-        }
-    });
-}
-
 int32_t Program::add_vector(const float* values, size_t n) {
     const Exclusive exclusive(busy_);
     check_building();
@@ -227,15 +121,26 @@ void Program::finish(size_t arena_bytes) {
             rows = std::min(rows, matrices_[op.weights[0]].rows);
         }
         if (op.code == OpCode::kQuantize || op.code == OpCode::kRmsNormQuantize ||
-            op.code == OpCode::kGatedQuantize) {
-            row_scratch_floats_ =
-                std::max(row_scratch_floats_, 2 * ((buffers_[op.out[0]].width + 15) / 16 * 16));
+            op.code == OpCode::kGatedQuantize || op.code == OpCode::kMoe) {
+            // the last buffer of a mixture of experts is as wide as what it quantizes
+            const size_t width = buffers_[op.out.back()].width;
+            row_scratch_floats_ = std::max(row_scratch_floats_, 2 * ((width + 15) / 16 * 16));
+        }
+        if (op.code == OpCode::kMoe) {
+            const auto top_k = static_cast<size_t>(op.ints[0]);
+            const size_t experts = matrices_[op.weights[0]].count;
+            expert_stride_ = std::max(expert_stride_, (2 * experts + 15) / 16 * 16);
+            expert_begin_.resize(std::max(expert_begin_.size(), experts + 1));
+            const size_t slots =
+                product_of({top_k, std::max(limits_.max_rows, limits_.max_outputs)});
+            expert_rows_.resize(std::max(expert_rows_.size(), slots));
         }
         if (op.code != OpCode::kAttention) continue;
         const AttentionNumbers a(op);
         attention_scratch_floats_ = std::max(attention_scratch_floats_, a.scratch());
         partial_floats = std::max(partial_floats, a.partials(limits_));
     }
+    expert_scores_.resize(expert_stride_ * pool_.num_threads());
     arena_ = Memory(arena_bytes);
     row_scratch_ = Memory(product_of({row_scratch_floats_, pool_.num_threads(), sizeof(float)}));
     cache_ = Memory(product_of({limits_.num_kv_blocks, cache_block_bytes_}), true);
@@ -355,8 +260,7 @@ void Program::run_quantize(const Op& op, const StepView& step) {
     const int32_t to = op.out[0];
     const size_t width = buffers_[to].width, terms = op.ints[0];
     each_row_on(count(to, step), width, [&](size_t r, size_t thread) {
-        auto* scratch =
-            reinterpret_cast<float*>(row_scratch_.data()) + thread * row_scratch_floats_;
+        float* scratch = row_scratch(thread);
         const float* x = floats(op.in[0], r);
         if (op.code == OpCode::kRmsNormQuantize) {
             const auto group = static_cast<size_t>(op.ints[1]);
@@ -369,12 +273,17 @@ void Program::run_quantize(const Op& op, const StepView& step) {
             k.gated(x, floats(op.in[1], r), width, static_cast<int>(op.ints[1]), scratch);
             x = scratch;
         }
-        k.quantize(x, width, row(to, r));
-        if (terms == 1) return;
-        float* rest = scratch + row_scratch_floats_ / 2;
-        quantization_error(x, width, row(to, r), rest);
-        k.quantize(rest, width, row(to, r) + buffers_[to].stride / terms);
+        quantize_row(x, width, terms, row(to, r), buffers_[to].stride,
+                     scratch + row_scratch_floats_ / 2);
     });
+}
+
+void Program::quantize_row(const float* x, size_t width, size_t terms, uint8_t* to, size_t stride,
+                           float* rest) const {
+    kernels_.rows.quantize(x, width, to);
+    if (terms == 1) return;
+    quantization_error(x, width, to, rest);
+    kernels_.rows.quantize(rest, width, to + stride / terms);
 }
 
 void Program::run_op(size_t index, const StepView& step) {
@@ -452,6 +361,9 @@ void Program::run_op(size_t index, const StepView& step) {
         case OpCode::kAttention:
             run_attention(op, step);
             break;
+        case OpCode::kMoe:
+            run_moe(op, step);
+            break;
         case OpCode::kActivate:
             each([&](size_t r) {
                 k.activate(in(0, r), width, static_cast<int>(op.ints[0]), out(r));
@@ -466,6 +378,10 @@ void Program::run_op(size_t index, const StepView& step) {
             each([&](size_t r) { k.add(in(0, r), in(1, r), width, out(r)); });
             break;
         case OpCode::kMul:
+            if (buffers_[op.in[1]].width == 1) {
+                each([&](size_t r) { k.scale(in(0, r), width, *in(1, r), out(r)); });
+                break;
+            }
             each([&](size_t r) { k.mul(in(0, r), in(1, r), width, out(r)); });
             break;
         case OpCode::kScale:

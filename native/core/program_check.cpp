@@ -34,6 +34,7 @@ constexpr Form kForms[] = {
     {"rms_norm_quantize", 1, 1, 1, 2, 1},
     {"gated_quantize", 2, 1, 0, 2, 0},
     {"columns", 1, 1, 0, 1, 0},
+    {"moe", 3, 2, 7, 5, 3},
 };
 static_assert(sizeof kForms / sizeof kForms[0] == static_cast<size_t>(OpCode::kNumOpCodes));
 
@@ -81,7 +82,7 @@ void Program::check_op(const Op& op) const {
         return id >= 0 && static_cast<size_t>(id) < vectors_.size() && vectors_[id].size() == n;
     };
     auto matrix_of = [&](int32_t id) {
-        return id >= 0 && static_cast<size_t>(id) < matrices_.size();
+        return id >= 0 && static_cast<size_t>(id) < matrices_.size() && matrices_[id].count == 1;
     };
     auto same_rows = [&](int32_t a, int32_t b) { return buffers_[a].rows == buffers_[b].rows; };
 
@@ -110,6 +111,11 @@ void Program::check_op(const Op& op) const {
                       same_rows(op.in[1], op.out[0]),
                   "wrong addend");
         }
+        return;
+    }
+
+    if (op.code == OpCode::kMoe) {
+        check_moe(op);
         return;
     }
 
@@ -188,6 +194,10 @@ void Program::check_op(const Op& op) const {
             check(op.ints[0] >= 0 && n <= width(op.in[0]) &&
                       static_cast<size_t>(op.ints[0]) <= width(op.in[0]) - n,
                   "the input has no such columns");
+            break;
+        case OpCode::kMul:
+            check(width(op.in[0]) == n && (width(op.in[1]) == n || width(op.in[1]) == 1),
+                  "input and output differ in width");
             break;
         case OpCode::kActivate:
         case OpCode::kGated:

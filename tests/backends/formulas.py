@@ -11,9 +11,18 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tektra.graph import Activation, AttentionSpec, RopeLayout, RopeSpec
+from tektra.graph import Activation, AttentionSpec, MoeSpec, RopeLayout, RopeSpec
 
-__all__ = ["activation", "attention_row", "int8", "int8_keys", "layer_norm", "rms_norm", "rope"]
+__all__ = [
+    "activation",
+    "attention_row",
+    "int8",
+    "int8_keys",
+    "layer_norm",
+    "moe_row",
+    "rms_norm",
+    "rope",
+]
 
 F64 = NDArray[np.float64]
 
@@ -145,3 +154,43 @@ def activation(function: Activation, x: F64) -> F64:
         }[function]()
 
     return np.array([[one(float(v)) for v in row] for row in x])
+
+
+def moe_row(
+    x: F64,
+    logits: F64,
+    matrices: tuple[F64, F64, F64],
+    biases: tuple[F64 | None, F64 | None, F64 | None],
+    choice_bias: F64 | None,
+    spec: MoeSpec,
+) -> F64:
+    """One row: x [width], logits [experts], gate, up and down matrices by expert -> [width]."""
+    if spec.scoring.value == "sigmoid":
+        scores = [1 / (1 + math.exp(-v)) for v in logits]
+    else:
+        total = sum(math.exp(v) for v in logits)
+        scores = [math.exp(v) / total for v in logits]
+    bias = [0.0] * len(scores) if choice_bias is None else choice_bias.tolist()
+    order = sorted(range(len(scores)), key=lambda e: (-(scores[e] + bias[e]), e))[: spec.top_k]
+    total = sum(scores[e] for e in order) if spec.normalize else 1.0
+    out = np.zeros_like(x)
+    for e in order:
+        products = []
+        for matrix, shift in zip(matrices[:2], biases[:2], strict=True):
+            products.append(matrix[e] @ x + (0.0 if shift is None else shift[e]))
+        gate, up = products
+        if isinstance(spec.function, Activation):
+            inner = activation(spec.function, gate[None])[0] * up
+        else:
+            alpha, limit = spec.function.alpha, spec.function.limit
+            inner = np.array(
+                [
+                    min(g, limit)
+                    / (1 + math.exp(-alpha * min(g, limit)))
+                    * (max(-limit, min(u, limit)) + 1)
+                    for g, u in zip(gate.tolist(), up.tolist(), strict=True)
+                ]
+            )
+        answer = matrices[2][e] @ inner + (0.0 if biases[2] is None else biases[2][e])
+        out += scores[e] / total * spec.scale * answer
+    return out

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.backends.cases import MAX_ROWS, Case, Prepared, row_cases
 from tests.backends.cases_attention import NUM_BLOCKS, attention_cases
+from tests.backends.cases_moe import moe_cases
 from tests.backends.cases_tables import table_cases
 from tests.backends.present import other_backends, other_instruction_sets
 from tests.backends.tolerances import Tolerance, assert_close
@@ -20,7 +21,7 @@ from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
 from tektra.config import KvType
 
-CASES = [*row_cases(), *table_cases(), *attention_cases()]
+CASES = [*row_cases(), *table_cases(), *moe_cases(), *attention_cases()]
 OTHERS = {**other_backends(), **other_instruction_sets()}
 OPTIONS = CompileOptions(
     num_threads=2, max_rows=MAX_ROWS, max_outputs=MAX_ROWS, num_kv_blocks=NUM_BLOCKS

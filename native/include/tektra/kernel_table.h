@@ -65,9 +65,10 @@ struct LinearKernel {
     void (*run)(const LinearTask& task);
 
     size_t group_bytes(size_t width) const { return width / block_width * block_bytes; }
-    // Of a whole packed matrix. Kernels may look up to 64 bytes past its last block.
-    size_t matrix_bytes(size_t rows, size_t width) const {
-        return ((rows + lanes - 1) / lanes * group_bytes(width) + 63) / 64 * 64 + 64;
+    // Of a whole packed matrix, or of `count` of one shape that lie one after the other. Kernels
+    // may look up to 64 bytes past its last block.
+    size_t matrix_bytes(size_t rows, size_t width, size_t count = 1) const {
+        return (count * ((rows + lanes - 1) / lanes) * group_bytes(width) + 63) / 64 * 64 + 64;
     }
 };
 

@@ -35,6 +35,7 @@ enum class OpCode : int32_t {
     kRmsNormQuantize,  // in -> out (quantized rows); vector; ints: terms, group; floats: eps
     kGatedQuantize,    // gate, up -> out (quantized rows); ints: terms, ActivationKind
     kColumns,          // in -> out (neighbouring columns of it); ints: the first
+    kMoe,              // x for gate, x for up, logits -> out, work; see MoeNumbers
     kNumOpCodes,
 };
 
@@ -77,6 +78,7 @@ struct StepView {
 };
 
 struct AttentionNumbers;
+struct MoeNumbers;
 
 // Time spent in one op, over all runs.
 struct OpTime {
@@ -95,12 +97,14 @@ class Program {
     // Room for so many bytes of packed matrices side by side, so that small ones too lie in large
     // pages. What does not fit any more gets pages of its own.
     void reserve_matrices(size_t bytes);
-    int32_t add_matrix(WeightType type, size_t rows, size_t width);
+    // With `count`, so many matrices of one shape, which are one matrix of a mixture of experts.
+    int32_t add_matrix(WeightType type, size_t rows, size_t width, size_t count = 1);
     // Fills a matrix from the rows of the file, on all threads.
     void pack_matrix(int32_t matrix, const uint8_t* rows, size_t num_bytes);
     // A matrix that is packed already, by kernels of the same `packed_layout`: as many bytes as
     // `LinearKernel::matrix_bytes` says, at a multiple of 64.
-    int32_t adopt_matrix(WeightType type, size_t rows, size_t width, Memory packed);
+    int32_t adopt_matrix(WeightType type, size_t rows, size_t width, Memory packed,
+                         size_t count = 1);
     // Fills a matrix with bytes as `adopt_matrix` takes them, on all threads.
     void copy_matrix(int32_t matrix, const uint8_t* packed, size_t num_bytes);
     // The packed bytes of a matrix. They stay as they are; whoever reads them longer than the
@@ -150,7 +154,7 @@ class Program {
   private:
     struct Matrix {
         WeightType type;
-        size_t rows, width, num_groups;
+        size_t rows, width, count, num_groups;  // groups of each of the `count` matrices
         Memory packed;
     };
     struct Frequencies {
@@ -163,6 +167,11 @@ class Program {
     };
     struct Chunk {  // a share of a linear op: groups of one of its matrices
         int32_t which;
+        size_t begin, end;
+    };
+
+    struct ExpertTask {  // groups of the matrix of one expert, for all rows that it gets
+        int32_t which, expert;
         size_t begin, end;
     };
 
@@ -203,7 +212,7 @@ class Program {
     }
 
     // std::invalid_argument where there is none, or the shape is not one of its type.
-    const LinearKernel& kernel_for(WeightType type, size_t rows, size_t width) const;
+    const LinearKernel& kernel_for(WeightType type, size_t rows, size_t width, size_t count) const;
     void check_building() const;
     void check_op(const Op& op) const;
     void check_step(const StepView& step);
@@ -211,7 +220,17 @@ class Program {
     void run_op(size_t index, const StepView& step);
     void run_linear(size_t index, const StepView& step);
     void run_quantize(const Op& op, const StepView& step);
+    // One row and, with two terms, what the first has rounded away; `rest` has room for a row.
+    void quantize_row(const float* x, size_t width, size_t terms, uint8_t* to, size_t stride,
+                      float* rest) const;
+    float* row_scratch(size_t thread) const {
+        return reinterpret_cast<float*>(row_scratch_.data()) + thread * row_scratch_floats_;
+    }
     void run_attention(const Op& op, const StepView& step);
+    void run_moe(const Op& op, const StepView& step);
+    void plan_experts(const Op& op, size_t num_experts, int first, int last);
+    void check_moe(const Op& op) const;
+    MoeNumbers moe_numbers(const Op& op) const;
     void write_cache(const Op& op, const StepView& step);
     template <class SpanOf>
     size_t tile_rows(const AttentionNumbers& a, const StepView& step, const SpanOf& span_of);
@@ -252,6 +271,13 @@ class Program {
     size_t row_scratch_floats_ = 0;
     size_t attention_scratch_floats_ = 0;
     std::vector<AttentionTile> tiles_;  // of the attention op that runs
+    // of the mixture of experts that runs: where the rows of each expert begin, which rows these
+    // are, and the tasks
+    std::vector<size_t> expert_begin_;
+    std::vector<int32_t> expert_rows_;
+    std::vector<ExpertTask> expert_tasks_;
+    std::vector<float> expert_scores_;  // per thread
+    size_t expert_stride_ = 0;
     bool finished_ = false;
     bool released_ = false;
 };

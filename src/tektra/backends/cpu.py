@@ -7,6 +7,7 @@ and turns the core's complaints into typed errors.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -27,7 +28,7 @@ from tektra.backends.base import (
 )
 from tektra.backends.cpu_costs import CostModel
 from tektra.backends.cpu_lowering import Lowered, lower
-from tektra.backends.cpu_program import OpCode, row_scratch_bytes
+from tektra.backends.cpu_program import OpCode, packed_shape, row_scratch_bytes
 from tektra.config import KV_TYPES
 from tektra.errors import (
     BackendError,
@@ -91,7 +92,7 @@ class CpuBackend(Backend):
         for name in lowered.matrices:
             weights += self._packed_bytes(tensors[name])
         for name in lowered.vectors:
-            weights += 4 * tensors[name].shape[0]
+            weights += 4 * tensors[name].num_elements
         kv_type = KV_TYPES.index(options.kv_type)
         block_bytes = sum(
             self._core.kv_block_bytes(g.num_kv_heads, g.head_dim, g.value_dim, kv_type)
@@ -150,14 +151,15 @@ class CpuBackend(Backend):
         costs = CostModel(
             lowered,
             {name: weights.tensors[name] for name in graph.weight_names},
-            lambda info: self._core.packed_bytes(self.isa, int(info.type), *info.shape),
+            self._packed_bytes,
             lambda info: bool(self._core.reads_quantized(self.isa, int(info.type))),
             options.kv_type,
         )
         return CpuExecutable(program, lowered.outputs, options, costs)
 
     def _packed_bytes(self, info: TensorInfo) -> int:
-        num_bytes: int = self._core.packed_bytes(self.isa, int(info.type), *info.shape)
+        shape = packed_shape(info.shape)
+        num_bytes: int = self._core.packed_bytes(self.isa, int(info.type), *shape)
         return num_bytes
 
     def _new_program(self, options: CompileOptions) -> Any:
@@ -218,12 +220,12 @@ def _load_weights(
     Returns the program's number of each name and of each rope spec.
     """
     infos = [weights.tensors[name] for name in lowered.matrices]
-    matrices = {
-        info.name: PackedMatrix(
-            info.name, info.type.name, info.shape[0], info.shape[1], packed_bytes(info)
+    matrices = {}
+    for info in infos:
+        rows, width = math.prod(info.shape[:-1]), info.shape[-1]
+        matrices[info.name] = PackedMatrix(
+            info.name, info.type.name, rows, width, packed_bytes(info)
         )
-        for info in infos
-    }
     found = None if copies is None else copies.find(layout, list(matrices.values()))
     adopted = found is not None and found.large_pages
     if not adopted:
@@ -238,9 +240,11 @@ def _load_weights(
             cancel.check()
         info = weights.tensors[name]
         if name in matrices and found is not None and adopted:
-            ids[name] = program.adopt_matrix(int(info.type), *info.shape, found.matrices[name])
+            rows, width, count = packed_shape(info.shape)
+            adopt = found.matrices[name]
+            ids[name] = program.adopt_matrix(int(info.type), rows, width, adopt, count)
         elif name in matrices:
-            ids[name] = program.add_matrix(int(info.type), *info.shape)
+            ids[name] = program.add_matrix(int(info.type), *packed_shape(info.shape))
             if found is None:
                 program.pack_matrix(ids[name], weights.tensor_bytes(name))
             else:
@@ -248,7 +252,7 @@ def _load_weights(
         else:
             data = weights.tensor_bytes(name)
             vectors[name] = np.ascontiguousarray(dequantize(data, info.type, info.shape))
-            ids[name] = program.add_vector(vectors[name])
+            ids[name] = program.add_vector(vectors[name].reshape(-1))
         done += info.nbytes
         if found is None or done == total:  # hundreds of events would take longer than the work
             progress(ProgressEvent("pack", name, done, total, "bytes"))

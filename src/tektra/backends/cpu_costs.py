@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tektra.backends.base import Step
 from tektra.backends.cpu_lowering import Lowered
-from tektra.backends.cpu_program import Instruction, OpCode
+from tektra.backends.cpu_program import Instruction, OpCode, packed_shape
 from tektra.config import KvType
 from tektra.formats.tensor_info import TensorInfo
 
@@ -28,6 +28,7 @@ class OpCost:
 
     Attributes:
         weights: bytes of weights read, as they are packed; each once, however many rows there are.
+            Of experts as many as the rows can choose: which they choose is not known here.
         cache: bytes of keys and values read and written; each read once, however many rows see it.
         activations: bytes of rows read and written; what was just written may lie in a cache.
         int8: multiply-adds of bytes.
@@ -79,10 +80,10 @@ class CostModel:
     ) -> None:
         self._kv_type = kv_type
         self._lowered = lowered
-        self._shapes = {name: tensors[name].shape for name in lowered.matrices}
+        self._shapes = {name: packed_shape(tensors[name].shape) for name in lowered.matrices}
         self._bytes = {name: packed_bytes(tensors[name]) for name in lowered.matrices}
         self._int8 = {name: reads_quantized(tensors[name]) for name in lowered.matrices}
-        self._vector_bytes = {name: 4 * tensors[name].shape[0] for name in lowered.vectors}
+        self._vector_bytes = {name: 4 * tensors[name].num_elements for name in lowered.vectors}
 
     @property
     def labels(self) -> list[str]:
@@ -111,15 +112,19 @@ class CostModel:
         if op.code is OpCode.EMBED:
             table = matrices[0]
             return OpCost(self._bytes[table] // self._shapes[table][0] * rows, 0, activations)
-        terms = op.ints[1] if op.code is OpCode.LINEAR else 1
-        int8 = floats = 0
+        terms, used = 1, rows
+        if op.code is OpCode.LINEAR:
+            terms = op.ints[1]
+        elif op.code is OpCode.MOE:  # each row uses some of the matrices that are stacked
+            terms, used = op.ints[4], rows * op.ints[0]
+        int8 = floats = weights = 0
         for name in matrices:
-            height, width = self._shapes[name]
+            height, width, count = self._shapes[name]
             if self._int8[name]:
-                int8 += height * width * rows * terms
+                int8 += height * width * used * terms
             else:
-                floats += height * width * rows
-        weights = sum(self._bytes[name] for name in matrices) if rows else 0
+                floats += height * width * used
+            weights += self._bytes[name] * min(count, used) // count
         return OpCost(weights + vectors, 0, activations, int8, floats)
 
     def _rows(self, buffer: int, step: Step) -> int:

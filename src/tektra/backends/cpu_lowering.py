@@ -12,16 +12,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from tektra.backends.base import CompileOptions
-from tektra.backends.cpu_program import Buffer, Instruction, OpCode, place, round_up
+from tektra.backends.cpu_fusion import quantized_only, residual_additions
+from tektra.backends.cpu_program import (
+    Buffer,
+    Instruction,
+    OpCode,
+    moe_row_bytes,
+    place,
+    quantized_bytes,
+    round_up,
+)
 from tektra.formats.ggml_types import GGMLType
 from tektra.graph import (
     Activation,
+    ClampedGate,
     EmbedBy,
     Graph,
     OutputName,
     RopeLayout,
     RopeSpec,
     RowSpace,
+    Scoring,
     Value,
     ops,
 )
@@ -106,6 +117,7 @@ class _Lowering:
         reads_quantized: Callable[[GGMLType], bool],
     ) -> None:
         self.types = types
+        self.shape = graph.shape
         self.reads_quantized = reads_quantized
         self.instructions: list[Instruction] = []
         self.buffers: list[Buffer] = []
@@ -114,10 +126,10 @@ class _Lowering:
         self.rope_tables: dict[RopeSpec, int] = {}
         self.matrices: dict[str, None] = {}
         self.vectors: dict[str, None] = {}
-        self.quantized_only = _quantized_only(graph, types, reads_quantized)
+        self.quantized_only = quantized_only(graph, types, reads_quantized)
         # ops whose output is quantized as it is made, when its first reader asks for it
         self.waiting: dict[int, ops.RmsNorm | ops.Gated] = {}
-        self.additions = _residual_additions(graph)
+        self.additions = residual_additions(graph)
         self.fused = {add.out.id for add in self.additions.values()}
 
     def add(self, op: ops.Op) -> None:
@@ -135,7 +147,7 @@ class _Lowering:
         """The buffer with the quantized rows of a value; made on first use."""
         if value.id not in self.quantized:
             terms = _terms(value)
-            buffer = self._buffer(value, terms * _quantized_bytes(value.width))
+            buffer = self._buffer(value, terms * quantized_bytes(value.width))
             match self.waiting.get(value.id):
                 case ops.RmsNorm() as norm:
                     self.emit(
@@ -268,6 +280,42 @@ class _Lowering:
             floats=[spec.score_scale, spec.softcap or 0.0],
         )
 
+    def moe(self, op: ops.Moe) -> None:
+        spec, terms = op.spec, _terms(op.x)
+        gate, up, down = (self.reads_quantized(self.types[weight]) for weight in op.weights)
+        sources = [self.quantize(op.x) if q else self.buffer_of[op.x.id] for q in (gate, up)]
+        inner = self.shape(op.gate_weight)[1]
+        stride = moe_row_bytes(
+            inner,
+            op.out.width,
+            spec.top_k,
+            terms if down else None,
+            [self.buffers[b].stride for b in dict.fromkeys(sources)],
+        )
+        work = self._buffer(Value(-1, op.x.rows, inner), stride)
+        function, clamp = len(_ACTIVATIONS), ClampedGate()
+        if isinstance(spec.function, ClampedGate):
+            clamp = spec.function
+        else:
+            function = _ACTIVATIONS[spec.function]
+        self.emit(
+            OpCode.MOE,
+            [*sources, self.buffer_of[op.logits.id]],
+            [self.floats(op.out), work],
+            weights=[
+                *map(self.matrix, op.weights),
+                *map(self.vector, (*op.biases, op.choice_bias)),
+            ],
+            ints=[
+                spec.top_k,
+                int(spec.scoring is Scoring.SIGMOID),
+                int(spec.normalize),
+                function,
+                terms,
+            ],
+            floats=[spec.scale, clamp.alpha, clamp.limit],
+        )
+
     def activate(self, op: ops.Activate) -> None:
         self._elementwise(OpCode.ACTIVATE, op.out, op.x, ints=[_ACTIVATIONS[op.function]])
 
@@ -311,6 +359,7 @@ _LOWER: dict[type[ops.Op], Callable[[_Lowering, Any], None]] = {
     ops.LayerNorm: _Lowering.layer_norm,
     ops.Rope: _Lowering.rope,
     ops.Attention: _Lowering.attention,
+    ops.Moe: _Lowering.moe,
     ops.Activate: _Lowering.activate,
     ops.Gated: _Lowering.gated,
     ops.Add: _Lowering.sum,
@@ -322,11 +371,6 @@ _LOWER: dict[type[ops.Op], Callable[[_Lowering, Any], None]] = {
 }
 
 
-def _quantized_bytes(width: int) -> int:
-    """As ``tektra::quantized_row_bytes``: 64 bytes for 32 elements, then the row's scale."""
-    return width // 32 * 64 + 64
-
-
 def _terms(value: Value) -> int:
     """How many int8 terms the quantized rows of a value have.
 
@@ -335,60 +379,3 @@ def _terms(value: Value) -> int:
     (docs/log.md).
     """
     return 2 if value.rows is RowSpace.OUTPUTS else 1
-
-
-def _quantized_only(
-    graph: Graph, types: Mapping[str, GGMLType], reads_quantized: Callable[[GGMLType], bool]
-) -> set[int]:
-    """Ids of the values that nothing but linears of quantized weights reads."""
-    found: set[int] = set()
-    others = {value.id for value in graph.outputs.values()}
-    for op in graph.ops:
-        quantized = isinstance(op, ops.Linear) and all(
-            reads_quantized(types[weight]) for weight in op.weights
-        )
-        (found if quantized else others).update(value.id for value in _inputs(op))
-    return found - others
-
-
-def _residual_additions(graph: Graph) -> dict[int, ops.Add]:
-    """Additions that a linear can make while it writes: by the value id of the linear's output.
-
-    The linear must have one output, read by the addition alone, and the other summand must be
-    there before the linear runs.
-    """
-    uses: dict[int, int] = {}
-    made_at: dict[int, int] = {}
-    linears: dict[int, int] = {}
-    for at, op in enumerate(graph.ops):
-        for value in _inputs(op):
-            uses[value.id] = uses.get(value.id, 0) + 1
-        for value in _outputs(op):
-            made_at[value.id] = at
-        if isinstance(op, ops.Linear) and len(op.outs) == 1:
-            linears[op.outs[0].id] = at
-    for value in graph.outputs.values():
-        uses[value.id] = uses.get(value.id, 0) + 1
-    found: dict[int, ops.Add] = {}
-    for op in graph.ops:
-        if not isinstance(op, ops.Add):
-            continue
-        for mine, other in ((op.b, op.a), (op.a, op.b)):
-            linear_at = linears.get(mine.id)
-            if linear_at is None or uses[mine.id] != 1 or other.id == mine.id:
-                continue
-            if made_at[other.id] < linear_at and other.id not in found:
-                found[mine.id] = op
-                break
-    return found
-
-
-def _inputs(op: ops.Op) -> list[Value]:
-    """Values that an op reads."""
-    names = ("x", "q", "k", "v", "gate", "up", "a", "b")
-    return [getattr(op, name) for name in names if hasattr(op, name)]
-
-
-def _outputs(op: ops.Op) -> list[Value]:
-    """Values that an op makes."""
-    return list(op.outs) if isinstance(op, ops.Linear | ops.Split) else [op.out]

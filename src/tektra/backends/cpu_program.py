@@ -5,6 +5,8 @@ Plain data, as the native core takes it; it knows neither graphs nor weights.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -16,7 +18,10 @@ __all__ = [
     "Buffer",
     "Instruction",
     "OpCode",
+    "moe_row_bytes",
+    "packed_shape",
     "place",
+    "quantized_bytes",
     "round_up",
     "row_scratch_bytes",
 ]
@@ -45,6 +50,7 @@ class OpCode(IntEnum):
     RMS_NORM_QUANTIZE = 15
     GATED_QUANTIZE = 16
     COLUMNS = 17
+    MOE = 18
 
 
 QUANTIZING = frozenset({OpCode.QUANTIZE, OpCode.RMS_NORM_QUANTIZE, OpCode.GATED_QUANTIZE})
@@ -80,11 +86,43 @@ def round_up(num_bytes: int) -> int:
     return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
+def quantized_bytes(width: int) -> int:
+    """As ``tektra::quantized_row_bytes``: 64 bytes for 32 elements, then the row's scale."""
+    return width // 32 * 64 + 64
+
+
+def packed_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Rows and width of a matrix, and how many matrices there are: those of experts are stacked.
+
+    A vector is a matrix of one row.
+    """
+    return (1, shape[0], 1) if len(shape) == 1 else (shape[-2], shape[-1], math.prod(shape[:-2]))
+
+
+def moe_row_bytes(
+    inner: int, out: int, top_k: int, terms: int | None, inputs: Collection[int]
+) -> int:
+    """What a row needs beside the arena's other buffers; as ``tektra::MoeNumbers::row_bytes``.
+
+    Args:
+        inner: width between the matrices of an expert.
+        out: width of its answer.
+        top_k: experts of a row.
+        terms: of the quantized rows that go into the last matrix; None for floats.
+        inputs: bytes of a row of each buffer that the first matrices read.
+    """
+    floats = round_up(4 * inner)
+    hidden = floats if terms is None else terms * quantized_bytes(inner)
+    slot = hidden + max(2 * floats + sum(inputs), round_up(4 * out))
+    return round_up(12 * top_k) + top_k * slot
+
+
 def row_scratch_bytes(
     instructions: list[Instruction], buffers: list[Buffer], num_threads: int
 ) -> int:
     """What the core keeps beside the arena to quantize rows: two rows of floats a thread."""
-    widths = [buffers[op.outputs[0]].width for op in instructions if op.code in QUANTIZING]
+    codes = {*QUANTIZING, OpCode.MOE}
+    widths = [buffers[op.outputs[-1]].width for op in instructions if op.code in codes]
     return num_threads * 2 * round_up(4 * max(widths, default=0))
 
 

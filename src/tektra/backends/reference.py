@@ -201,7 +201,7 @@ def _with_last_uses(
 
 def _read(op: ops.Op) -> list[Value]:
     """The values that an op reads."""
-    fields = ("x", "q", "k", "v", "gate", "up", "a", "b")
+    fields = ("x", "q", "k", "v", "logits", "gate", "up", "a", "b")
     return [getattr(op, name) for name in fields if hasattr(op, name)]
 
 
@@ -233,6 +233,10 @@ def _activation_bytes(graph: Graph, options: CompileOptions) -> int:
                     SCORE_ELEMENTS, spec.num_heads * longest
                 )  # a piece has at least one row
                 scratch += (2 * longest * per_token + 4 * scores) * _ITEM
+            if isinstance(op, ops.Moe):
+                inner = graph.shape(op.gate_weight)[1]
+                # answers of all experts; one expert may get every row
+                scratch += rows[op.x.rows] * (op.spec.top_k * op.x.width + 4 * inner) * _ITEM
             peak = max(peak, sum(live.values()) + scratch)
             for value in dead:
                 live.pop(value, None)

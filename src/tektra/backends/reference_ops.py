@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 from tektra.backends.base import KV_BLOCK_SIZE, Step
 from tektra.backends.reference_kv import KvCache
 from tektra.backends.step_check import blocks_needed
-from tektra.graph import Activation, AttentionSpec, EmbedBy, RopeLayout, RopeSpec, ops
+from tektra.graph import (
+    Activation,
+    AttentionSpec,
+    ClampedGate,
+    EmbedBy,
+    MoeSpec,
+    RopeLayout,
+    RopeSpec,
+    Scoring,
+    ops,
+)
 
 __all__ = ["KERNELS", "SCORE_ELEMENTS", "State"]
 
@@ -62,7 +72,7 @@ def embed(op: ops.Embed, s: State) -> None:
 def linear(op: ops.Linear, s: State) -> None:
     x = s.values[op.x.id]
     for out, weight, bias in zip(op.outs, op.weights, op.biases, strict=True):
-        y = x @ s.weights[weight].T
+        y = x @ np.atleast_2d(s.weights[weight]).T
         if bias is not None:
             y += s.weights[bias]
         s.values[out.id] = y
@@ -161,6 +171,51 @@ def _attend(
     return np.ascontiguousarray(out.transpose(2, 0, 1, 3)).reshape(n, spec.num_heads, -1)
 
 
+def moe(op: ops.Moe, s: State) -> None:
+    spec, x = op.spec, s.values[op.x.id]
+    choice_bias = None if op.choice_bias is None else s.weights[op.choice_bias]
+    chosen, share = _route(s.values[op.logits.id], spec, choice_bias)
+    (gate, up, down), biases = op.weights, op.biases
+    gate_bias, up_bias, down_bias = (None if b is None else s.weights[b] for b in biases)
+    answers = np.empty((*chosen.shape, x.shape[1]), np.float32)
+    for expert in np.unique(chosen):
+        rows, ranks = np.nonzero(chosen == expert)
+        g = x[rows] @ s.weights[gate][expert].T
+        u = x[rows] @ s.weights[up][expert].T
+        g = g if gate_bias is None else g + gate_bias[expert]
+        u = u if up_bias is None else u + up_bias[expert]
+        y = _gated(spec.function, g, u) @ s.weights[down][expert].T
+        answers[rows, ranks] = y if down_bias is None else y + down_bias[expert]
+    out = np.zeros_like(x)
+    for rank in range(spec.top_k):
+        out += share[:, rank, None] * answers[:, rank]
+    s.values[op.out.id] = out
+
+
+def _route(logits: F32, spec: MoeSpec, choice_bias: F32 | None) -> tuple[NDArray[np.intp], F32]:
+    """Experts of each row, best first, and their weights: both [rows, top_k]."""
+    if spec.scoring is Scoring.SIGMOID:
+        scores = _sigmoid(logits)
+    else:
+        scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        scores /= scores.sum(axis=-1, keepdims=True)
+    # The choice is made by logits where it can be: scores that round to one number would tie.
+    ranking = logits if choice_bias is None else scores + choice_bias
+    chosen = np.argsort(-ranking, axis=-1, kind="stable")[:, : spec.top_k]
+    share = np.take_along_axis(scores, chosen, axis=-1)
+    if spec.normalize:
+        share = share / share.sum(axis=-1, keepdims=True)
+    return chosen, share * np.float32(spec.scale)
+
+
+def _gated(function: Activation | ClampedGate, gate: F32, up: F32) -> F32:
+    if isinstance(function, Activation):
+        return _ACTIVATIONS[function](gate) * up
+    limit = np.float32(function.limit)
+    gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
+    return gate * _sigmoid(np.float32(function.alpha) * gate) * (up + np.float32(1.0))
+
+
 def activate(op: ops.Activate, s: State) -> None:
     s.values[op.out.id] = _ACTIVATIONS[op.function](s.values[op.x.id])
 
@@ -205,6 +260,7 @@ KERNELS: Final[Mapping[type, Callable[[Any, State], None]]] = MappingProxyType(
         ops.LayerNorm: layer_norm,
         ops.Rope: rope,
         ops.Attention: attention,
+        ops.Moe: moe,
         ops.Activate: activate,
         ops.Gated: gated,
         ops.Add: add,

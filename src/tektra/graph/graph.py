@@ -12,7 +12,13 @@ from typing import overload
 
 from tektra.errors import FormatError
 from tektra.graph import ops
-from tektra.graph.specs import Activation, AttentionSpec, EmbedBy, RopeSpec
+from tektra.graph.specs import (
+    Activation,
+    AttentionSpec,
+    EmbedBy,
+    MoeSpec,
+    RopeSpec,
+)
 from tektra.graph.values import OutputName, RowSpace, Value
 
 __all__ = ["Graph", "LayerWeights"]
@@ -94,14 +100,14 @@ class Graph:
         """x @ W.T + b for each named linear; the ``.bias`` is used where the file has one.
 
         A name is that of the linear (``blk.0.attn_q``), or of the weight itself when it ends in
-        ``.weight``.
+        ``.weight``. A vector is a matrix of one row.
         """
         outs: list[Value] = []
         weights: list[str] = []
         biases: list[str | None] = []
         for name in (weight, *more):
             base = name.removesuffix(".weight")
-            rows, width = self._matrix(f"{base}.weight")
+            rows, width = self._matrix(f"{base}.weight", or_vector=True)
             self._expect(width == x.width, f"{base}.weight", (rows, x.width))
             bias = f"{base}.bias" if self.has(f"{base}.bias") else None
             if bias is not None:
@@ -168,6 +174,44 @@ class Graph:
         self.ops.append(ops.Attention(q, k, v, out, layer, spec))
         return out
 
+    def moe(
+        self,
+        x: Value,
+        logits: Value,
+        gate: str,
+        up: str,
+        down: str,
+        *,
+        spec: MoeSpec,
+        choice_bias: str | None = None,
+    ) -> Value:
+        """What the experts that the router's logits choose make of each row of x.
+
+        ``gate``, ``up`` and ``down`` name the stacked experts as `linear` names a matrix
+        (``blk.0.ffn_gate_exps``): each a tensor of three dimensions, experts first; a ``.bias``
+        [experts, rows] is used where the file has one.
+        """
+        if logits.rows is not x.rows or logits.width != spec.num_experts:
+            raise FormatError(
+                f"{self._origin(logits)} is {logits.width} wide, and there are "
+                f"{spec.num_experts} experts",
+                remedy="the file's metadata and tensors disagree: fetch it again",
+            )
+        if not 0 < spec.top_k <= spec.num_experts:
+            raise ValueError(f"{spec.top_k} of {spec.num_experts} experts cannot be chosen")
+        shape = self.shape(f"{gate}.weight")
+        inner = shape[1] if len(shape) == 3 else 0
+        gate_bias = self._experts(gate, (spec.num_experts, inner, x.width))
+        up_bias = self._experts(up, (spec.num_experts, inner, x.width))
+        down_bias = self._experts(down, (spec.num_experts, x.width, inner))
+        if choice_bias is not None:
+            self._vector(choice_bias, spec.num_experts)
+        out = self._value(x.rows, x.width)
+        names = f"{gate}.weight", f"{up}.weight", f"{down}.weight"
+        biases = gate_bias, up_bias, down_bias
+        self.ops.append(ops.Moe(x, logits, out, *names, *biases, choice_bias, spec))
+        return out
+
     def activate(self, x: Value, function: Activation) -> Value:
         """function(x), elementwise."""
         out = self._value(x.rows, x.width)
@@ -187,8 +231,9 @@ class Graph:
         return out
 
     def mul(self, a: Value, b: Value) -> Value:
-        """a * b, elementwise."""
-        out = self._same(a, b)
+        """a * b, elementwise; b may be one element wide: a factor of each row."""
+        one = b.width == 1 and a.rows is b.rows
+        out = self._value(a.rows, a.width) if one else self._same(a, b)
         self.ops.append(ops.Mul(a, b, out))
         return out
 
@@ -258,8 +303,10 @@ class Graph:
                 return f"the {type(op).__name__.lower()}" + (f" of {tensors}" if tensors else "")
         return str(value)
 
-    def _matrix(self, name: str) -> tuple[int, int]:
+    def _matrix(self, name: str, *, or_vector: bool = False) -> tuple[int, int]:
         shape = self.shape(name)
+        if or_vector and len(shape) == 1:
+            return 1, shape[0]
         if len(shape) != 2:
             raise FormatError(f"tensor {name!r} has shape {shape}, a matrix is needed")
         return shape[0], shape[1]
@@ -270,6 +317,15 @@ class Graph:
             raise FormatError(f"tensor {name!r} has shape {shape}, a vector is needed")
         self._expect(width is None or shape[0] == width, name, (width or 0,))
         return (shape[0],)
+
+    def _experts(self, name: str, expected: Shape) -> str | None:
+        """Checks stacked matrices and their biases; the name of the latter where there are any."""
+        self._expect(self.shape(f"{name}.weight") == expected, f"{name}.weight", expected)
+        bias = f"{name}.bias"
+        if not self.has(bias):
+            return None
+        self._expect(self.shape(bias) == expected[:2], bias, expected[:2])
+        return bias
 
     def _expect(self, condition: bool, name: str, expected: Shape) -> None:
         if not condition:
@@ -289,6 +345,8 @@ def _weights_of(op: ops.Op) -> list[str]:
             return [table]
         case ops.Linear(weights=weights, biases=biases):
             return [*weights, *(b for b in biases if b is not None)]
+        case ops.Moe(weights=weights, biases=biases, choice_bias=choice):
+            return [*weights, *(b for b in (*biases, choice) if b is not None)]
         case ops.RmsNorm(weight=weight):
             return [weight]
         case ops.LayerNorm(weight=weight, bias=bias):

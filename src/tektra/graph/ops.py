@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tektra.graph.specs import Activation, AttentionSpec, EmbedBy, RopeSpec
+from tektra.graph.specs import (
+    Activation,
+    AttentionSpec,
+    EmbedBy,
+    MoeSpec,
+    RopeSpec,
+)
 from tektra.graph.values import Value
 
 __all__ = [
@@ -20,6 +26,7 @@ __all__ = [
     "Gated",
     "LayerNorm",
     "Linear",
+    "Moe",
     "Mul",
     "Op",
     "RmsNorm",
@@ -107,6 +114,37 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
+class Moe:
+    """out[t] = sum over the experts e chosen for row t of weight[t, e] * expert_e(x[t]).
+
+    An expert is a gated feed forward of its own: ``down_e(function(gate_e(x), up_e(x)))``. The
+    router's logits [experts] choose, `MoeSpec` says how. Gate and up weights [experts, inner width,
+    width], down weights [experts, width, inner width]; biases [experts, rows] or None.
+    ``choice_bias`` [experts] is added to scores for the choice alone (DeepSeek-V3's balancing).
+    """
+
+    x: Value
+    logits: Value
+    out: Value
+    gate_weight: str
+    up_weight: str
+    down_weight: str
+    gate_bias: str | None
+    up_bias: str | None
+    down_bias: str | None
+    choice_bias: str | None
+    spec: MoeSpec
+
+    @property
+    def weights(self) -> tuple[str, str, str]:
+        return self.gate_weight, self.up_weight, self.down_weight
+
+    @property
+    def biases(self) -> tuple[str | None, str | None, str | None]:
+        return self.gate_bias, self.up_bias, self.down_bias
+
+
+@dataclass(frozen=True, slots=True)
 class Activate:
     """out = function(x), elementwise."""
 
@@ -136,7 +174,7 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Mul:
-    """out = a * b, elementwise."""
+    """out = a * b, elementwise; b may be one element a row, which is then its factor."""
 
     a: Value
     b: Value
@@ -184,6 +222,7 @@ Op = (
     | LayerNorm
     | Rope
     | Attention
+    | Moe
     | Activate
     | Gated
     | Add

@@ -12,7 +12,17 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Activation", "AttentionSpec", "EmbedBy", "RopeLayout", "RopeScaling", "RopeSpec"]
+__all__ = [
+    "Activation",
+    "AttentionSpec",
+    "ClampedGate",
+    "EmbedBy",
+    "MoeSpec",
+    "RopeLayout",
+    "RopeScaling",
+    "RopeSpec",
+    "Scoring",
+]
 
 
 class Activation(Enum):
@@ -165,3 +175,45 @@ class RopeSpec:
         low = math.floor(pair_of(self.beta_fast))
         high = math.ceil(pair_of(self.beta_slow))
         return max(low, 0), min(high, self.dim - 1)
+
+
+class Scoring(Enum):
+    """How a router's logits become scores."""
+
+    SOFTMAX = "softmax"
+    """Over all experts. With normalized weights the same as a softmax over the chosen ones."""
+    SIGMOID = "sigmoid"
+
+
+@dataclass(frozen=True, slots=True)
+class ClampedGate:
+    """The gated product of gpt-oss (model card, https://arxiv.org/abs/2508.10925), clamped.
+
+    With gate at most ``limit`` and up within +-``limit`` the product is
+    ``gate * sigmoid(alpha * gate) * (up + 1)``.
+    """
+
+    alpha: float = 1.702
+    limit: float = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class MoeSpec:
+    """How the experts of one layer are chosen and what each of them computes.
+
+    Attributes:
+        num_experts: experts there are.
+        top_k: how many of them a row is sent to: those of the highest scores, of equal ones those
+            that come first.
+        scoring: how logits become scores, which weigh what the chosen experts answer.
+        normalize: whether the weights of a row are divided by their sum.
+        scale: factor on the weights, after that.
+        function: what is done to the gate: an activation, or the clamped product.
+    """
+
+    num_experts: int
+    top_k: int
+    scoring: Scoring = Scoring.SOFTMAX
+    normalize: bool = True
+    scale: float = 1.0
+    function: Activation | ClampedGate = Activation.SILU
