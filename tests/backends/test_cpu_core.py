@@ -90,7 +90,7 @@ def test_results_outlive_closing(executable: CpuExecutable) -> None:
     with pytest.raises(BackendError, match="closed"):
         executable.run(STEP)
     with pytest.raises(ValueError, match="cannot run"):
-        program.run(*(getattr(STEP, name) for name in STEP.__slots__), num_ops, buffer)
+        program.run(*(getattr(STEP, name) for name in STEP.__slots__[:6]), num_ops, buffer)
 
 
 def test_profile(executable: CpuExecutable) -> None:
