@@ -11,6 +11,8 @@ import pytest
 from tests.fixtures.checkpoint_files import write_checkpoint
 from tests.goldens.seeded_model import VARIANTS, checkpoint_config, checkpoint_weights
 
+from tektra.cli.model_summary import summarize
+from tektra.engine.model_files import open_model
 from tektra.llm import LLM
 
 TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokenizer" / "bpe_smollm.json"
@@ -37,3 +39,26 @@ def test_a_directory_runs(folder: Path) -> None:
         assert llm.default_sampling.temperature == 0.5
         assert llm.default_sampling.top_k == 7
         assert llm.generate("hello", max_tokens=3).text is not None
+
+
+def test_show(folder: Path) -> None:
+    summary = summarize(str(folder), device="reference", context=None, with_tensors=True)
+    assert (summary["format"], summary["architecture"]) == ("safetensors", "llama")
+    assert summary["unsupported"] is None
+    assert summary["memory"]["problem"] is None
+    assert summary["sampling"]["recommended"] == {"temperature": 0.5, "top_k": 7}
+    assert summary["tokenizer"]["tokens"] == summary["metadata"]["llama.vocab_size"]
+    assert [template["name"] for template in summary["templates"]] == ["default"]
+    weights = checkpoint_weights(VARIANTS["llama-gqa2"])
+    assert len(summary["tensors"]) == len(weights)
+
+
+def test_the_packed_copy_knows_the_config(folder: Path) -> None:
+    """The rows of heads move by what config.json says, so the weights are not all that counts."""
+    with open_model(folder) as file:
+        before = file.variant
+    config = json.loads((folder / "config.json").read_text())
+    config["num_attention_heads"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    with open_model(folder) as file:
+        assert file.variant != before

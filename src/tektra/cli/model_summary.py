@@ -14,8 +14,8 @@ from typing import Any
 
 from tektra.backends.base import CompileOptions
 from tektra.config import KvType
+from tektra.engine.model_files import ModelFile, load_tokenizer, open_model
 from tektra.errors import TektraError
-from tektra.formats.gguf import GGUFFile
 from tektra.formats.gguf_values import GGUFArray
 from tektra.formats.tensor_info import TensorInfo
 from tektra.hub import ResolvedModel, resolve
@@ -49,7 +49,7 @@ def summarize(
         TektraError: the file cannot be found or read.
     """
     resolved = resolve(reference)
-    with GGUFFile.open(resolved.path) as file:
+    with open_model(resolved.path) as file:
         tensors = file.tensors
         parameters = sum(math.prod(info.shape) for info in tensors.values())
         stored = sum(info.nbytes for info in tensors.values())
@@ -62,7 +62,7 @@ def summarize(
             "name": resolved.name,
             "source": resolved.source,
             "files": [str(path) for path in file.paths],
-            "format": "gguf",
+            "format": file.format_name,
             "format_version": file.version,
             "bytes": file.file_bytes,
             "architecture": architecture if isinstance(architecture, str) else None,
@@ -70,7 +70,7 @@ def summarize(
             "parameters": parameters,
             "bits_per_weight": 8 * stored / parameters if parameters else 0.0,
             "types": _types(tensors, stored),
-            "tokenizer": _tokenizer(file.metadata),
+            "tokenizer": _tokenizer(file),
             "templates": _templates(file.metadata),
             "sampling": sampling,
             "memory": memory,
@@ -111,7 +111,7 @@ def _types(tensors: Mapping[str, TensorInfo], stored: int) -> list[dict[str, Any
 
 
 def _memory(
-    file: GGUFFile, device: str, context: int | None, kv_type: KvType
+    file: ModelFile, device: str, context: int | None, kv_type: KvType
 ) -> tuple[str | None, dict[str, Any]]:
     """Why the model cannot be run (None where it can), and the memory for one sequence."""
     from tektra.backends.select import select_backend
@@ -156,7 +156,7 @@ def _memory(
     return None, memory
 
 
-def _packed_copies(file: GGUFFile, resolved: ResolvedModel) -> list[dict[str, Any]]:
+def _packed_copies(file: ModelFile, resolved: ResolvedModel) -> list[dict[str, Any]]:
     """The copies of its weights from which the model starts faster, one for each layout."""
     from tektra.config import cache_dir
     from tektra.engine.packed_copy import PackedCopy, default_store
@@ -187,8 +187,28 @@ def _sampling(
     }
 
 
-def _tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _tokenizer(file: ModelFile) -> dict[str, Any]:
     """The tokenizer's kind and size; special tokens with their text."""
+    if file.format_name == "gguf":
+        return _gguf_tokenizer(file.metadata)
+    try:
+        tokenizer = load_tokenizer(file)
+    except TektraError as error:
+        return {"problem": str(error)}
+    summary: dict[str, Any] = {
+        "model": tokenizer.kind,
+        "pre": tokenizer.pre or None,
+        "tokens": tokenizer.vocab_size,
+    }
+    special = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+    special |= {"unknown": tokenizer.unk_id, "padding": tokenizer.pad_id}
+    for role, token_id in special.items():
+        if token_id is not None:
+            summary[role] = f"{token_id} {tokenizer.token_text(token_id)!r}"
+    return summary | {"add_bos": tokenizer.add_bos, "add_eos": tokenizer.add_eos}
+
+
+def _gguf_tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
     tokens = metadata.get("tokenizer.ggml.tokens")
     merges = metadata.get("tokenizer.ggml.merges")
     summary: dict[str, Any] = {

@@ -64,7 +64,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         print(f"  {safe_text(file)}")
     print()
     rows = [
-        ("format", f"GGUF {summary['format_version']}, {human_bytes(summary['bytes'])}"),
+        ("format", f"{_format(summary)}, {human_bytes(summary['bytes'])}"),
         ("architecture", summary["architecture"] or "not named"),
         ("parameters", f"{summary['parameters']:,}"),
         ("bits per weight", f"{summary['bits_per_weight']:.2f}"),
@@ -141,6 +141,10 @@ def _print_memory(memory: dict[str, Any]) -> None:
             ("total", human_bytes(memory["total"])),
         ],
     )
+
+
+def _format(summary: dict[str, Any]) -> str:
+    return f"GGUF {summary['format_version']}" if summary["format"] == "gguf" else "safetensors"
 
 
 def _shown(value: Any) -> str:

@@ -97,6 +97,11 @@ class GGUFFile:
         return cls(paths, files, headers)
 
     @property
+    def format_name(self) -> str:
+        """``"gguf"``."""
+        return "gguf"
+
+    @property
     def path(self) -> Path:
         """The first file."""
         return self._paths[0]

@@ -128,6 +128,16 @@ class CheckpointView:
             raise
 
     @property
+    def format_name(self) -> str:
+        """``"safetensors"``."""
+        return "safetensors"
+
+    @property
+    def version(self) -> int | None:
+        """Version of the format: safetensors has none."""
+        return None
+
+    @property
     def path(self) -> Path:
         """The directory."""
         return self.checkpoint.folder
