@@ -23,10 +23,14 @@ __all__ = ["ARCHITECTURES", "CLASSES", "architecture", "checkpoint_format_of"]
 ARCHITECTURES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "bert": "tektra.models.bert",
+        "gemma": "tektra.models.gemma",
+        "gemma2": "tektra.models.gemma2",
+        "gemma3": "tektra.models.gemma3",
         "llama": "tektra.models.llama",
         "modern-bert": "tektra.models.modern_bert",
         "nomic-bert": "tektra.models.nomic_bert",
         "qwen2": "tektra.models.qwen2",
+        "qwen3": "tektra.models.qwen3",
     }
 )
 """``general.architecture`` of a GGUF file -> the module that draws it."""

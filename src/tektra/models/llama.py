@@ -6,10 +6,10 @@ forward (Touvron et al., https://arxiv.org/abs/2302.13971). Tensor names and key
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Self
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, Self, TypeVar
 
-from tektra.errors import FormatError, UnsupportedModelError
+from tektra.errors import UnsupportedModelError
 from tektra.formats.gguf_metadata import Metadata
 from tektra.formats.hf_config import HfConfig
 from tektra.graph import (
@@ -21,9 +21,9 @@ from tektra.graph import (
     RopeSpec,
     Value,
 )
+from tektra.models.attention_metadata import read_attention, read_sliding
 from tektra.models.base import (
     MAX_CONTEXT,
-    MAX_HEADS,
     MAX_WIDTH,
     ModelConfig,
     Shapes,
@@ -34,9 +34,22 @@ from tektra.models.base import (
 )
 from tektra.models.checkpoint_config import common_metadata, rope_tensors
 from tektra.models.checkpoint_format import CheckpointFormat, Heads, To
-from tektra.models.rope_metadata import read_rope
+from tektra.models.rope_metadata import read_rope, read_sliding_rope
 
-__all__ = ["CHECKPOINT", "TENSORS", "Config", "attention", "build", "feed_forward", "head"]
+__all__ = [
+    "CHECKPOINT",
+    "TENSORS",
+    "Config",
+    "attend",
+    "attention",
+    "build",
+    "feed_forward",
+    "head",
+    "layers",
+    "read",
+]
+
+_C = TypeVar("_C", bound="Config")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,54 +58,102 @@ class Config(ModelConfig):
 
     Attributes:
         norm_eps: added to the mean square in every norm.
-        attention: head counts and sizes.
+        attention: head counts and sizes, and the window of the layers that have one.
+        sliding: whether each layer sees only the window.
         rope: rotary positions.
+        sliding_rope: those of the layers that see only the window.
         output_tensor: what makes logits; the embedding table where the two are tied.
     """
 
     norm_eps: float
     attention: AttentionSpec
+    sliding: tuple[bool, ...]
     rope: RopeSpec
+    sliding_rope: RopeSpec
     output_tensor: str
 
+    # What sets a variant apart that its files do not say.
     rope_layout: ClassVar[RopeLayout] = RopeLayout.INTERLEAVED
     """GGUF's llama tensors have the rows of q and k permuted so that pairs are neighbours."""
+    activation: ClassVar[Activation] = Activation.SILU
+    head_norms: ClassVar[bool] = False
+    """Whether each head of query and key is normalized before it is rotated."""
+    sliding_window: ClassVar[int] = 0
+    """The window where a file does not say; 0 for none."""
+    sliding_period: ClassVar[int] = 0
+    """Of so many layers all but the last have the window, where a file does not say; 0: all."""
+    sliding_base: ClassVar[float | None] = None
+    """The base of their rotary positions, where a file does not say; None: as the others."""
+    sliding_scaled: ClassVar[bool] = True
+    """Whether their rotary positions are scaled as those of the others."""
 
     @classmethod
     def from_metadata(cls, m: Metadata, shapes: Shapes) -> Self:
-        architecture = m.str("general.architecture")
-        key = architecture
-        _refuse_variants(m, key)
-        num_layers = read_num_layers(m, shapes, f"{key}.block_count")
-        width = m.int(f"{key}.embedding_length", minimum=1, maximum=MAX_WIDTH)
-        check_width(shapes, "token_embd.weight", 1, width, f"{key}.embedding_length")
-        ffn_width = uniform_int(m, f"{key}.feed_forward_length", num_layers, maximum=MAX_WIDTH)
-        check_width(shapes, "blk.0.ffn_gate.weight", 0, ffn_width, f"{key}.feed_forward_length")
-        context_length = m.int(f"{key}.context_length", minimum=1, maximum=MAX_CONTEXT)
-        attention = _read_attention(m, shapes, key, num_layers=num_layers, width=width)
-        return cls(
-            architecture=architecture,
-            num_layers=num_layers,
-            context_length=context_length,
-            vocab_size=read_vocab_size(m, shapes, f"{key}.vocab_size"),
-            embedding_width=width,
-            norm_eps=m.float(f"{key}.attention.layer_norm_rms_epsilon", minimum=1e-30, maximum=1.0),
-            attention=attention,
-            rope=read_rope(
-                m,
-                shapes,
-                architecture=architecture,
-                head_dim=attention.head_dim,
-                context_length=context_length,
-                layout=cls.rope_layout,
-            ),
-            output_tensor="output" if "output.weight" in shapes else "token_embd",
-        )
+        return read(cls, m, shapes)
+
+    def attention_of(self, layer: int) -> AttentionSpec:
+        """The attention of one layer."""
+        return self.attention if self.sliding[layer] else replace(self.attention, window=None)
+
+    def rope_of(self, layer: int) -> RopeSpec | None:
+        """The rotary positions of one layer; None where it has none."""
+        return self.sliding_rope if self.sliding[layer] else self.rope
+
+
+def read(config: type[_C], m: Metadata, shapes: Shapes, **more: Any) -> _C:
+    """Reads what all models of this shape have, for a class whose other fields are ``more``.
+
+    Raises: as `ModelConfig.from_metadata`.
+    """
+    key = m.str("general.architecture")
+    _refuse_variants(m, key)
+    num_layers = read_num_layers(m, shapes, f"{key}.block_count")
+    width = m.int(f"{key}.embedding_length", minimum=1, maximum=MAX_WIDTH)
+    check_width(shapes, "token_embd.weight", 1, width, f"{key}.embedding_length")
+    ffn_width = uniform_int(m, f"{key}.feed_forward_length", num_layers, maximum=MAX_WIDTH)
+    check_width(shapes, "blk.0.ffn_gate.weight", 0, ffn_width, f"{key}.feed_forward_length")
+    context_length = m.int(f"{key}.context_length", minimum=1, maximum=MAX_CONTEXT)
+    attention = read_attention(
+        m,
+        shapes,
+        architecture=key,
+        num_layers=num_layers,
+        width=width,
+        window=config.sliding_window,
+    )
+    rope = read_rope(
+        m,
+        shapes,
+        architecture=key,
+        head_dim=attention.head_dim,
+        context_length=context_length,
+        layout=config.rope_layout,
+    )
+    fields: dict[str, Any] = {
+        "architecture": key,
+        "num_layers": num_layers,
+        "context_length": context_length,
+        "vocab_size": read_vocab_size(m, shapes, f"{key}.vocab_size"),
+        "embedding_width": width,
+        "norm_eps": m.float(f"{key}.attention.layer_norm_rms_epsilon", minimum=1e-30, maximum=1.0),
+        "attention": attention,
+        "sliding": tuple(read_sliding(m, key, num_layers, period=config.sliding_period)),
+        "rope": rope,
+        "sliding_rope": read_sliding_rope(
+            m, key, rope, base=config.sliding_base, scaled=config.sliding_scaled
+        ),
+        "output_tensor": "output" if "output.weight" in shapes else "token_embd",
+    }
+    return config(**(fields | more))
 
 
 def build(g: Graph, c: Config) -> None:
     """Draws the model."""
-    x = g.embed("token_embd.weight")
+    head(g, c, layers(g, c, g.embed("token_embd.weight")))
+
+
+def layers(g: Graph, c: Config, x: Value) -> Value:
+    """All layers; what comes out are the rows whose result is wanted."""
     for i in range(c.num_layers):
         w = g.layer(i)
         x = g.add(x, attention(g, c, x, w, layer=i))
@@ -101,66 +162,52 @@ def build(g: Graph, c: Config) -> None:
             # whose result nobody wants.
             x = g.select_outputs(x)
         x = g.add(x, feed_forward(g, c, x, w))
-    head(g, c, x)
+    return x
 
 
 def attention(g: Graph, c: Config, x: Value, w: LayerWeights, *, layer: int) -> Value:
     """Norm, projections, rotary positions, attention and its output projection."""
     h = g.rms_norm(x, w["attn_norm.weight"], c.norm_eps)
     q, k, v = g.linear(h, w["attn_q"], w["attn_k"], w["attn_v"])
-    q, k = g.rope(q, c.rope), g.rope(k, c.rope)
-    return g.linear(g.attention(q, k, v, layer=layer, spec=c.attention), w["attn_output"])
+    if c.head_norms:
+        q = g.rms_norm(q, w["attn_q_norm.weight"], c.norm_eps, group=c.attention.head_dim)
+        k = g.rms_norm(k, w["attn_k_norm.weight"], c.norm_eps, group=c.attention.head_dim)
+    return attend(g, c, q, k, v, w, layer=layer)
+
+
+def attend(
+    g: Graph, c: Config, q: Value, k: Value, v: Value, w: LayerWeights, *, layer: int
+) -> Value:
+    """Rotary positions, attention and its output projection."""
+    rope = c.rope_of(layer)
+    if rope is not None:
+        q, k = g.rope(q, rope), g.rope(k, rope)
+    out = g.attention(q, k, v, layer=layer, spec=c.attention_of(layer))
+    return g.linear(out, w["attn_output"])
 
 
 def feed_forward(g: Graph, c: Config, x: Value, w: LayerWeights) -> Value:
     """Norm and the gated feed forward."""
     h = g.rms_norm(x, w["ffn_norm.weight"], c.norm_eps)
     gate, up = g.linear(h, w["ffn_gate"], w["ffn_up"])
-    return g.linear(g.gated(gate, up, Activation.SILU), w["ffn_down"])
+    return g.linear(g.gated(gate, up, c.activation), w["ffn_down"])
 
 
-def head(g: Graph, c: Config, x: Value) -> None:
-    """The final norm and the logits of the rows that are wanted."""
+def head(
+    g: Graph, c: Config, x: Value, *, scale: float = 1.0, softcap: float | None = None
+) -> None:
+    """The final norm and the logits of the rows that are wanted.
+
+    Logits are multiplied by ``scale``, then soft-capped.
+    """
     x = g.rms_norm(x, "output_norm.weight", c.norm_eps)
     g.output("hidden", x)
-    g.output("logits", g.linear(x, c.output_tensor))
-
-
-def _read_attention(
-    m: Metadata, shapes: Shapes, key: str, *, num_layers: int, width: int
-) -> AttentionSpec:
-    heads_key, kv_heads_key = f"{key}.attention.head_count", f"{key}.attention.head_count_kv"
-    num_heads = uniform_int(m, heads_key, num_layers, maximum=MAX_HEADS)
-    num_kv_heads = uniform_int(m, kv_heads_key, num_layers, default=num_heads, maximum=MAX_HEADS)
-    if num_heads % num_kv_heads:
-        raise FormatError(
-            f"the metadata key {kv_heads_key!r} is {num_kv_heads}, which does not divide the "
-            f"{num_heads} query heads"
-        )
-    if width % num_heads and not m.has(f"{key}.attention.key_length"):
-        raise FormatError(
-            f"the metadata key {heads_key!r} is {num_heads}, which does not divide the "
-            f"embedding width {width}"
-        )
-    default = max(1, width // num_heads)
-    head_dim = m.int(f"{key}.attention.key_length", default=default, minimum=1, maximum=MAX_WIDTH)
-    value_dim = m.int(
-        f"{key}.attention.value_length", default=default, minimum=1, maximum=MAX_WIDTH
-    )
-    sizes = f"{heads_key}, {kv_heads_key}, {key}.attention.key_length and value_length"
-    check_width(shapes, "blk.0.attn_q.weight", 0, num_heads * head_dim, sizes)
-    check_width(shapes, "blk.0.attn_k.weight", 0, num_kv_heads * head_dim, sizes)
-    check_width(shapes, "blk.0.attn_v.weight", 0, num_kv_heads * value_dim, sizes)
-    scale = m.float(f"{key}.attention.scale", default=0.0, minimum=0.0, maximum=1e6)
-    window = m.int(f"{key}.attention.sliding_window", default=0, minimum=0, maximum=MAX_CONTEXT)
-    return AttentionSpec(
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        value_head_dim=value_dim if value_dim != head_dim else None,
-        scale=scale or None,
-        window=window or None,
-    )
+    logits = g.linear(x, c.output_tensor)
+    if scale != 1.0:
+        logits = g.scale(logits, scale)
+    if softcap is not None:
+        logits = g.softcap(logits, softcap)
+    g.output("logits", logits)
 
 
 def _refuse_variants(m: Metadata, key: str) -> None:

@@ -13,10 +13,11 @@ from tektra.formats.gguf_metadata import Metadata
 from tektra.graph import RopeLayout, RopeScaling, RopeSpec
 from tektra.models.base import MAX_CONTEXT, Shapes
 
-__all__ = ["read_rope"]
+__all__ = ["read_rope", "read_sliding_rope"]
 
 _SCALINGS: Final = {scaling.value: scaling for scaling in RopeScaling}
 _MIN_FACTOR, _MAX_FACTOR = 1.0 / 1024, 1.0e6
+_MIN_BASE, _MAX_BASE = 2.0, 1.0e15
 
 
 def read_rope(
@@ -50,11 +51,34 @@ def read_rope(
     spec = RopeSpec(
         head_dim=head_dim,
         dim=dim,
-        base=m.float(f"{key}.freq_base", default=10_000.0, minimum=2.0, maximum=1e15),
+        base=m.float(f"{key}.freq_base", default=10_000.0, minimum=_MIN_BASE, maximum=_MAX_BASE),
         layout=layout,
         freq_factors="rope_freqs.weight" if "rope_freqs.weight" in shapes else None,
     )
     return _scaled(spec, m, key, context_length)
+
+
+def read_sliding_rope(
+    m: Metadata, architecture: str, rope: RopeSpec, *, base: float | None, scaled: bool
+) -> RopeSpec:
+    """The rotary positions of layers that see only a window.
+
+    Args:
+        m: the metadata; ``{architecture}.rope.freq_base_swa`` is their base.
+        architecture: prefix of the key.
+        rope: those of the other layers.
+        base: what a file without the key means; None for the base of the other layers.
+        scaled: whether they are scaled as in the other layers, or not at all.
+    """
+    base = m.float(
+        f"{architecture}.rope.freq_base_swa",
+        default=rope.base if base is None else base,
+        minimum=_MIN_BASE,
+        maximum=_MAX_BASE,
+    )
+    if scaled:
+        return replace(rope, base=base)
+    return RopeSpec(head_dim=rope.head_dim, dim=rope.dim, base=base, layout=rope.layout)
 
 
 def _scaled(spec: RopeSpec, m: Metadata, key: str, context_length: int) -> RopeSpec:
