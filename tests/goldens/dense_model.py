@@ -53,7 +53,7 @@ class DenseVariant:
 
     @property
     def width_of_head(self) -> int:
-        return self.config.get("head_dim") or self.hidden_size // self.num_attention_heads
+        return int(self.config.get("head_dim") or self.hidden_size // self.num_attention_heads)
 
     @property
     def gguf_metadata(self) -> dict[str, Any]:
