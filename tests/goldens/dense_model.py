@@ -9,63 +9,27 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DenseVariant", "checkpoint_weights", "fingerprint", "gguf_weights", "token_ids"]
+__all__ = ["checkpoint_weights", "fingerprint", "gguf_weights", "token_ids"]
 
 F32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DenseVariant:
-    """One small model.
-
-    Attributes:
-        name: of the variant.
-        architecture: ``general.architecture`` of its GGUF file.
-        config: its config.json, complete: nothing is left to defaults but what is not there.
-        metadata: what its GGUF file says, keys without the architecture in front.
-        num_tokens: length of the text whose logits are compared.
-        rows: which of its positions are kept in the golden.
-        context: how many tokens the model is opened for.
-    """
-
-    name: str
-    architecture: str
-    config: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-    num_tokens: int = 48
-    rows: tuple[int, ...] = (0, 1, 17, 47)
-    context: int = 256
-
-    def __getattr__(self, key: str) -> Any:
-        """An entry of config.json."""
-        try:
-            return self.config[key]
-        except KeyError:
-            raise AttributeError(key) from None
-
-    @property
-    def width_of_head(self) -> int:
-        return int(self.config.get("head_dim") or self.hidden_size // self.num_attention_heads)
-
-    @property
-    def gguf_metadata(self) -> dict[str, Any]:
-        """Metadata as a GGUF converter writes it, without a tokenizer."""
-        own = {f"{self.architecture}.{key}": value for key, value in self.metadata.items()}
-        return {"general.architecture": self.architecture, **own}
+DenseVariant = Any
+"""One of `variants_dense`, which has every entry of its config.json as an attribute."""
 
 
 def token_ids(v: DenseVariant) -> NDArray[np.int32]:
     """The text of the variant: int32 [num_tokens]."""
     rng = np.random.default_rng(zlib.crc32(f"{v.name} tokens".encode()))
-    return rng.integers(0, v.vocab_size, v.num_tokens).astype(np.int32)
+    ids: NDArray[np.int32] = rng.integers(0, v.vocab_size, v.num_tokens).astype(np.int32)
+    return ids
 
 
 def checkpoint_weights(v: DenseVariant) -> dict[str, F32]:

@@ -18,15 +18,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from tests.goldens.dense_model import (
-    DenseVariant,
-    checkpoint_weights,
-    fingerprint,
-    token_ids,
-)
-from tests.goldens.variants_dense import DENSE
+from dense_model import checkpoint_weights, fingerprint, token_ids
+from variants_dense import DENSE, DenseVariant
 
 OUT = Path(__file__).parent / "models" / "dense.npz"
 

@@ -1,18 +1,58 @@
 """The variants of dense decoders: the smallest models that show each option of a configuration.
 
 Each is its config.json, and beside it the metadata that llama.cpp's converter makes of that. Needs
-nothing but the standard library and `dense_model`.
+nothing but the standard library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from tests.goldens.dense_model import DenseVariant
+__all__ = ["DENSE", "DenseVariant"]
 
-__all__ = ["DENSE"]
+
+@dataclass(frozen=True, kw_only=True)
+class DenseVariant:
+    """One small model.
+
+    Attributes:
+        name: of the variant.
+        architecture: ``general.architecture`` of its GGUF file.
+        config: its config.json, complete: nothing is left to defaults but what is not there.
+        metadata: what its GGUF file says, keys without the architecture in front.
+        num_tokens: length of the text whose logits are compared.
+        rows: which of its positions are kept in the golden.
+        context: how many tokens the model is opened for.
+    """
+
+    name: str
+    architecture: str
+    config: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    num_tokens: int = 48
+    rows: tuple[int, ...] = (0, 1, 17, 47)
+    context: int = 256
+
+    def __getattr__(self, key: str) -> Any:
+        """An entry of config.json."""
+        try:
+            return self.config[key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+    @property
+    def width_of_head(self) -> int:
+        return int(self.config.get("head_dim") or self.hidden_size // self.num_attention_heads)
+
+    @property
+    def gguf_metadata(self) -> dict[str, Any]:
+        """Metadata as a GGUF converter writes it, without a tokenizer."""
+        own = {f"{self.architecture}.{key}": value for key, value in self.metadata.items()}
+        return {"general.architecture": self.architecture, **own}
+
 
 # What is not said for a variant, by the names of config.json and of GGUF.
 _SIZES = (

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.backends.steps import run_text
-from tests.goldens.dense_model import DenseVariant, fingerprint, gguf_weights, token_ids
-from tests.goldens.variants_dense import DENSE
+from tests.goldens.dense_model import fingerprint, gguf_weights, token_ids
+from tests.goldens.variants_dense import DENSE, DenseVariant
 from tests.models.page import Measured
 
 from tektra.backends.base import Backend, CompileOptions
