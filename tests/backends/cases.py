@@ -249,6 +249,7 @@ def _rope_cases() -> Iterator[Case]:
         ("partial", RopeSpec(80, 32, 1e4, interleaved), 3, False),
         ("linear", RopeSpec(96, 96, 1e4, half, RopeScaling.LINEAR, factor=4.0), 2, False),
         ("yarn", RopeSpec(128, 128, 1e4, half, yarn, 8.0, 1024), 2, False),
+        ("untruncated", RopeSpec(64, 64, 1e5, half, yarn, 32.0, 4096, truncate=False), 2, False),
         ("yarn", RopeSpec(64, 48, 1e6, interleaved, yarn, 4.0, 512, 16.0, 2.0), 2, False),
         ("factors", RopeSpec(64, 64, 5e5, interleaved, freq_factors="f"), 2, True),
         ("factors", RopeSpec(64, 32, 5e5, half, freq_factors="f"), 2, True),

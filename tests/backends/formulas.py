@@ -83,8 +83,10 @@ def _yarn(pair: int, spec: RopeSpec) -> float:
         wavelength = spec.original_context / rotations
         return spec.dim / 2 * math.log(wavelength / (2 * math.pi)) / math.log(spec.base)
 
-    low = max(0, math.floor(pair_with(spec.beta_fast)))
-    high = min(spec.dim - 1, math.ceil(pair_with(spec.beta_slow)))
+    low, high = pair_with(spec.beta_fast), pair_with(spec.beta_slow)
+    if spec.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(0, low), min(spec.dim - 1, high)
     ramp = min(1.0, max(0.0, (pair - low) / max(0.001, high - low)))
     return ramp / spec.factor + (1 - ramp)
 

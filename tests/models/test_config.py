@@ -145,7 +145,7 @@ def test_each_value_in_turn(variant: Variant, key: str, bad: str) -> None:
         ("llama.feed_forward_length", [160, 128], "differs from layer to layer"),
         ("llama.attention.head_count", [2, 1], "differs from layer to layer"),
         ("llama.feed_forward_length", 128, r"ffn_gate\.weight"),
-        ("llama.expert_count", 8, "mixture of experts"),
+        ("llama.expert_count", 8, "expert_used_count"),
         ("llama.attention.causal", False, "not causal"),
         ("llama.rope.scaling.type", "longrope", "'longrope'.*none, linear, yarn"),
         ("llama.rope.scaling.yarn_ext_factor", 0.5, "yarn_ext_factor"),

@@ -116,6 +116,7 @@ class RopeSpec:
         original_context: context in tokens that the model was trained with; needed by YARN.
         beta_fast, beta_slow: rotations over the original context above which YARN keeps a
             frequency, and below which it divides it by ``factor``.
+        truncate: whether YARN's blend begins and ends at whole pairs.
         attention_factor: factor on cosine and sine; ``None`` for what the scaling prescribes.
         freq_factors: name of a float tensor [dim / 2] that divides the frequencies (the form in
             which GGUF carries Llama 3's and LongRoPE's scaling); ``None`` for none.
@@ -132,6 +133,7 @@ class RopeSpec:
     original_context: int = 0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    truncate: bool = True
     attention_factor: float | None = None
     freq_factors: str | None = None
     sections: tuple[int, ...] = field(default=())
@@ -172,8 +174,9 @@ class RopeSpec:
                 2.0 * math.log(self.base)
             )
 
-        low = math.floor(pair_of(self.beta_fast))
-        high = math.ceil(pair_of(self.beta_slow))
+        low, high = pair_of(self.beta_fast), pair_of(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
         return max(low, 0), min(high, self.dim - 1)
 
 

@@ -217,8 +217,9 @@ def _original_context(c: HfConfig, rope: HfConfig, context: int) -> int:
 
 
 def _yarn(rope: HfConfig) -> dict[str, Any]:
-    rope.only("truncate", True)
     metadata: dict[str, Any] = {}
+    if rope.has("truncate"):
+        metadata["rope.scaling.yarn_truncate"] = rope.bool("truncate")
     for theirs, ours, least, most in (
         ("attention_factor", "yarn_attn_factor", _MIN_FACTOR, 1024.0),
         ("beta_fast", "yarn_beta_fast", 1e-3, 1e6),

@@ -15,8 +15,10 @@ from tektra.formats.hf_config import HfConfig
 from tektra.graph import (
     Activation,
     AttentionSpec,
+    ClampedGate,
     Graph,
     LayerWeights,
+    MoeSpec,
     RopeLayout,
     RopeSpec,
     Value,
@@ -34,6 +36,7 @@ from tektra.models.base import (
 )
 from tektra.models.checkpoint_config import common_metadata, rope_tensors
 from tektra.models.checkpoint_format import CheckpointFormat, Heads, To
+from tektra.models.experts import is_dense, mixture, read_experts
 from tektra.models.rope_metadata import read_rope, read_sliding_rope
 
 __all__ = [
@@ -63,6 +66,7 @@ class Config(ModelConfig):
         rope: rotary positions.
         sliding_rope: those of the layers that see only the window.
         output_tensor: what makes logits; the embedding table where the two are tied.
+        experts: how the experts of a layer are chosen; None for a model without.
     """
 
     norm_eps: float
@@ -71,6 +75,7 @@ class Config(ModelConfig):
     rope: RopeSpec
     sliding_rope: RopeSpec
     output_tensor: str
+    experts: MoeSpec | None
 
     # What sets a variant apart that its files do not say.
     rope_layout: ClassVar[RopeLayout] = RopeLayout.INTERLEAVED
@@ -78,6 +83,12 @@ class Config(ModelConfig):
     activation: ClassVar[Activation] = Activation.SILU
     head_norms: ClassVar[bool] = False
     """Whether each head of query and key is normalized before it is rotated."""
+    whole_norms: ClassVar[bool] = False
+    """Whether query and key are normalized instead, all heads together."""
+    ffn_norm: ClassVar[str] = "ffn_norm"
+    normalizes_experts: ClassVar[bool] = True
+    """Whether the weights of the experts of a row add up to 1, where a file does not say."""
+    expert_function: ClassVar[Activation | ClampedGate] = Activation.SILU
     sliding_window: ClassVar[int] = 0
     """The window where a file does not say; 0 for none."""
     sliding_period: ClassVar[int] = 0
@@ -110,8 +121,12 @@ def read(config: type[_C], m: Metadata, shapes: Shapes, **more: Any) -> _C:
     num_layers = read_num_layers(m, shapes, f"{key}.block_count")
     width = m.int(f"{key}.embedding_length", minimum=1, maximum=MAX_WIDTH)
     check_width(shapes, "token_embd.weight", 1, width, f"{key}.embedding_length")
-    ffn_width = uniform_int(m, f"{key}.feed_forward_length", num_layers, maximum=MAX_WIDTH)
-    check_width(shapes, "blk.0.ffn_gate.weight", 0, ffn_width, f"{key}.feed_forward_length")
+    experts = read_experts(
+        m, shapes, key, normalize=config.normalizes_experts, function=config.expert_function
+    )
+    if experts is None or m.has(f"{key}.feed_forward_length"):
+        ffn_width = uniform_int(m, f"{key}.feed_forward_length", num_layers, maximum=MAX_WIDTH)
+        check_width(shapes, "blk.0.ffn_gate.weight", 0, ffn_width, f"{key}.feed_forward_length")
     context_length = m.int(f"{key}.context_length", minimum=1, maximum=MAX_CONTEXT)
     attention = read_attention(
         m,
@@ -143,6 +158,7 @@ def read(config: type[_C], m: Metadata, shapes: Shapes, **more: Any) -> _C:
             m, key, rope, base=config.sliding_base, scaled=config.sliding_scaled
         ),
         "output_tensor": "output" if "output.weight" in shapes else "token_embd",
+        "experts": experts,
     }
     return config(**(fields | more))
 
@@ -169,9 +185,10 @@ def attention(g: Graph, c: Config, x: Value, w: LayerWeights, *, layer: int) -> 
     """Norm, projections, rotary positions, attention and its output projection."""
     h = g.rms_norm(x, w["attn_norm.weight"], c.norm_eps)
     q, k, v = g.linear(h, w["attn_q"], w["attn_k"], w["attn_v"])
-    if c.head_norms:
-        q = g.rms_norm(q, w["attn_q_norm.weight"], c.norm_eps, group=c.attention.head_dim)
-        k = g.rms_norm(k, w["attn_k_norm.weight"], c.norm_eps, group=c.attention.head_dim)
+    if c.head_norms or c.whole_norms:
+        group = None if c.whole_norms else c.attention.head_dim
+        q = g.rms_norm(q, w["attn_q_norm.weight"], c.norm_eps, group=group)
+        k = g.rms_norm(k, w["attn_k_norm.weight"], c.norm_eps, group=group)
     return attend(g, c, q, k, v, w, layer=layer)
 
 
@@ -187,8 +204,10 @@ def attend(
 
 
 def feed_forward(g: Graph, c: Config, x: Value, w: LayerWeights) -> Value:
-    """Norm and the gated feed forward."""
-    h = g.rms_norm(x, w["ffn_norm.weight"], c.norm_eps)
+    """Norm and the gated feed forward, or the mixture of experts that is there instead."""
+    h = g.rms_norm(x, w[f"{c.ffn_norm}.weight"], c.norm_eps)
+    if c.experts is not None and not is_dense(g, w):
+        return mixture(g, h, w, c.experts)
     gate, up = g.linear(h, w["ffn_gate"], w["ffn_up"])
     return g.linear(g.gated(gate, up, c.activation), w["ffn_down"])
 
@@ -212,10 +231,6 @@ def head(
 
 def _refuse_variants(m: Metadata, key: str) -> None:
     """Raises for what shares the name of the architecture and is computed otherwise."""
-    if m.int(f"{key}.expert_count", default=0, minimum=0) > 0:
-        raise UnsupportedModelError(
-            f"the model is a mixture of experts ({key}.expert_count), which is not supported yet"
-        )
     if not m.bool(f"{key}.attention.causal", default=True):
         raise UnsupportedModelError(
             f"the model's attention is not causal ({key}.attention.causal), "

@@ -134,6 +134,7 @@ def _yarn(
         beta_slow=m.float(
             f"{key}.yarn_beta_slow", default=min(1.0, beta_fast), minimum=1e-3, maximum=beta_fast
         ),
+        truncate=m.bool(f"{key}.yarn_truncate", default=True),
     )
     # yarn_attn_factor stands for the whole magnitude, attn_factor multiplies whatever it is.
     magnitude = m.float(

@@ -1,0 +1,441 @@
+"""Small mixtures of experts with weights from a seed, described by their config.json.
+
+Holds the variants, their weights by the names and in the layout of the checkpoints on the hub, and
+the way from there to GGUF as llama.cpp's converter goes it. Needs NumPy alone, and nothing of
+Tektra, so that a fault of ours cannot be in both halves of a comparison.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "MOE",
+    "MoeVariant",
+    "checkpoint_weights",
+    "fingerprint",
+    "gguf_metadata",
+    "gguf_weights",
+    "token_ids",
+]
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoeVariant:
+    """One small model.
+
+    Attributes:
+        name: of the variant.
+        architecture: ``general.architecture`` of its GGUF file.
+        config: its config.json.
+        num_tokens: length of the text whose logits are compared.
+        rows: which of its positions are kept in the golden.
+    """
+
+    name: str
+    architecture: str
+    config: Mapping[str, Any]
+    num_tokens: int = 48
+    rows: tuple[int, ...] = (0, 1, 17, 47)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.config[key]
+
+    @property
+    def num_experts(self) -> int:
+        c = self.config
+        return int(c["num_experts"] if "num_experts" in c else c["num_local_experts"])
+
+    @property
+    def head_dim(self) -> int:
+        return int(
+            self.config.get("head_dim") or self["hidden_size"] // self["num_attention_heads"]
+        )
+
+    @property
+    def expert_width(self) -> int:
+        return int(self.config.get("moe_intermediate_size", self["intermediate_size"]))
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether a layer has experts."""
+        if layer in self.config.get("mlp_only_layers", ()):
+            return False
+        return (layer + 1) % int(self.config.get("decoder_sparse_step", 1)) == 0
+
+
+_CLASSES = MappingProxyType(
+    {
+        "mixtral": ("llama", "MixtralForCausalLM"),
+        "qwen2_moe": ("qwen2moe", "Qwen2MoeForCausalLM"),
+        "qwen3_moe": ("qwen3moe", "Qwen3MoeForCausalLM"),
+        "olmoe": ("olmoe", "OlmoeForCausalLM"),
+        "gpt_oss": ("gpt-oss", "GptOssForCausalLM"),
+    }
+)
+_DEFAULT_ROPE = MappingProxyType({"rope_type": "default", "rope_theta": 10000.0})
+
+
+def _variant(name: str, model_type: str, *, long: bool = False, **config: Any) -> MoeVariant:
+    architecture, transformers_class = _CLASSES[model_type]
+    common = {
+        "architectures": [transformers_class],
+        "model_type": model_type,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 259,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "rope_parameters": dict(_DEFAULT_ROPE),
+    }
+    more: dict[str, Any] = {"num_tokens": 200, "rows": (0, 31, 64, 130, 199)} if long else {}
+    return MoeVariant(name=name, architecture=architecture, config={**common, **config}, **more)
+
+
+def _mixtral(name: str, *, long: bool = False, **config: Any) -> MoeVariant:
+    own = {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": None}
+    return _variant(name, "mixtral", long=long, **{**own, **config})
+
+
+def _qwen2(name: str, **config: Any) -> MoeVariant:
+    own = {
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 40,
+        "shared_expert_intermediate_size": 72,
+        "norm_topk_prob": False,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+    return _variant(name, "qwen2_moe", **{**own, **config})
+
+
+def _qwen3(name: str, **config: Any) -> MoeVariant:
+    own = {
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 40,
+        "head_dim": 24,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "attention_bias": False,
+    }
+    return _variant(name, "qwen3_moe", **{**own, **config})
+
+
+def _olmoe(name: str, **config: Any) -> MoeVariant:
+    own = {
+        "num_experts": 8,
+        "num_experts_per_tok": 4,
+        "intermediate_size": 40,
+        "num_key_value_heads": 4,
+        "norm_topk_prob": False,
+        "attention_bias": False,
+        "clip_qkv": None,
+    }
+    return _variant(name, "olmoe", **{**own, **config})
+
+
+def _yarn(**more: Any) -> dict[str, Any]:
+    yarn = {
+        "rope_type": "yarn",
+        "rope_theta": 150000.0,
+        "factor": 8.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 32,
+    }
+    return {**yarn, **more}
+
+
+def _gpt_oss(name: str, **config: Any) -> MoeVariant:
+    own = {
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+        "head_dim": 32,
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "attention_bias": True,
+        "swiglu_limit": 7.0,
+        "rope_parameters": _yarn(),
+    }
+    return _variant(name, "gpt_oss", long=True, **{**own, **config})
+
+
+MOE: Mapping[str, MoeVariant] = MappingProxyType(
+    {
+        v.name: v
+        for v in (
+            _mixtral("mixtral"),
+            _mixtral("mixtral-tied", tie_word_embeddings=True, num_key_value_heads=4),
+            _mixtral("mixtral-window", long=True, sliding_window=20),
+            _mixtral("mixtral-all", num_local_experts=3, num_experts_per_tok=3, head_dim=24),
+            _mixtral("mixtral-one", num_experts_per_tok=1),
+            _qwen2("qwen2moe"),
+            _qwen2("qwen2moe-normalized", norm_topk_prob=True, num_key_value_heads=4),
+            _qwen2("qwen2moe-dense-layer", mlp_only_layers=[0]),
+            _qwen2("qwen2moe-every-second", decoder_sparse_step=2, num_hidden_layers=3),
+            _qwen3("qwen3moe"),
+            _qwen3("qwen3moe-unnormalized", norm_topk_prob=False, num_key_value_heads=1),
+            _qwen3("qwen3moe-tied", tie_word_embeddings=True, mlp_only_layers=[1]),
+            _olmoe("olmoe"),
+            _olmoe("olmoe-normalized", norm_topk_prob=True, num_key_value_heads=2),
+            _gpt_oss("gpt-oss"),
+            _gpt_oss("gpt-oss-truncated", rope_parameters=_yarn(truncate=True)),
+            _gpt_oss(
+                "gpt-oss-types",
+                num_hidden_layers=3,
+                layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+                num_experts_per_tok=4,
+            ),
+        )
+    }
+)
+
+
+def token_ids(v: MoeVariant) -> NDArray[np.int32]:
+    """The text of the variant: int32 [num_tokens]."""
+    rng = np.random.default_rng(zlib.crc32(f"{v.name} tokens".encode()))
+    return rng.integers(0, v["vocab_size"], v.num_tokens).astype(np.int32)
+
+
+def checkpoint_weights(v: MoeVariant) -> dict[str, F32]:
+    """Weights by the names on the hub, in its layout.
+
+    The router's logits are far enough apart that rounding does not change what is chosen.
+    """
+    rng = np.random.default_rng(zlib.crc32(v.name.encode()))
+    return {
+        name: (rng.standard_normal(shape) * spread + mean).astype(np.float32)
+        for name, shape, spread, mean in _tensors(v)
+    }
+
+
+Tensor = tuple[str, tuple[int, ...], float, float]
+
+
+def _tensors(v: MoeVariant) -> Iterator[Tensor]:
+    """Name, shape, spread and mean of each tensor."""
+    kind, hidden = v["model_type"], v["hidden_size"]
+
+    def linear(
+        name: str, rows: int, columns: int, gain: float = 1.0, *, bias: bool = False
+    ) -> Iterator[Tensor]:
+        yield f"{name}.weight", (rows, columns), gain / math.sqrt(columns), 0.0
+        if bias:
+            yield f"{name}.bias", (rows,), 0.2, 0.0
+
+    def norm(name: str, width: int) -> Iterator[Tensor]:
+        yield f"{name}.weight", (width,), 0.2, 1.0
+
+    def gated(name: str, width: int, parts: tuple[str, str, str]) -> Iterator[Tensor]:
+        for part, rows, columns in zip(
+            parts, (width, width, hidden), (hidden, hidden, width), strict=True
+        ):
+            yield from linear(f"{name}.{part}", rows, columns, 1.5)
+
+    yield from linear("model.embed_tokens", v["vocab_size"], hidden, 4.0)
+    q_rows, kv_rows = (
+        v[key] * v.head_dim for key in ("num_attention_heads", "num_key_value_heads")
+    )
+    for i in range(v["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        yield from norm(f"{layer}.input_layernorm", hidden)
+        for part, rows in (("q_proj", q_rows), ("k_proj", kv_rows), ("v_proj", kv_rows)):
+            biased = kind in ("qwen2_moe", "gpt_oss")
+            gain = 1.0 if part == "v_proj" else 1.5
+            yield from linear(f"{layer}.self_attn.{part}", rows, hidden, gain, bias=biased)
+        yield from linear(f"{layer}.self_attn.o_proj", hidden, q_rows, bias=kind == "gpt_oss")
+        if kind == "qwen3_moe":
+            yield from norm(f"{layer}.self_attn.q_norm", v.head_dim)
+            yield from norm(f"{layer}.self_attn.k_norm", v.head_dim)
+        if kind == "olmoe":
+            yield from norm(f"{layer}.self_attn.q_norm", q_rows)
+            yield from norm(f"{layer}.self_attn.k_norm", kv_rows)
+        if kind == "gpt_oss":
+            yield f"{layer}.self_attn.sinks", (v["num_attention_heads"],), 1.0, 1.0
+        yield from norm(f"{layer}.post_attention_layernorm", hidden)
+        parts = ("gate_proj", "up_proj", "down_proj")
+        if not v.is_sparse(i):
+            yield from gated(f"{layer}.mlp", v["intermediate_size"], parts)
+            continue
+        experts, width = v.num_experts, v.expert_width
+        if kind == "gpt_oss":
+            yield from linear(f"{layer}.mlp.router", experts, hidden, 3.0, bias=True)
+            name, wide = f"{layer}.mlp.experts", 3.0 / math.sqrt(hidden)
+            yield f"{name}.gate_up_proj", (experts, hidden, 2 * width), wide, 0.0
+            yield f"{name}.gate_up_proj_bias", (experts, 2 * width), 0.5, 0.0
+            yield f"{name}.down_proj", (experts, width, hidden), 0.5 / math.sqrt(width), 0.0
+            yield f"{name}.down_proj_bias", (experts, hidden), 0.5, 0.0
+            continue
+        block = f"{layer}.block_sparse_moe" if kind == "mixtral" else f"{layer}.mlp"
+        yield from linear(f"{block}.gate", experts, hidden, 3.0)
+        for e in range(experts):
+            names = ("w1", "w3", "w2") if kind == "mixtral" else parts
+            yield from gated(f"{block}.experts.{e}", width, names)
+        if kind == "qwen2_moe":
+            shared = v["shared_expert_intermediate_size"]
+            yield from gated(f"{block}.shared_expert", shared, parts)
+            yield from linear(f"{block}.shared_expert_gate", 1, hidden, 2.0)
+    yield from norm("model.norm", hidden)
+    if not v["tie_word_embeddings"]:
+        yield from linear("lm_head", v["vocab_size"], hidden)
+
+
+def fingerprint(v: MoeVariant) -> int:
+    """Checksum of text and weights: tells whether the seed still makes what it made."""
+    crc = zlib.crc32(token_ids(v).tobytes())
+    for array in checkpoint_weights(v).values():
+        crc = zlib.crc32(array.tobytes(), crc)
+    return crc
+
+
+# As GGUF
+
+_GLOBAL = MappingProxyType(
+    {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+)
+_LAYER = MappingProxyType(
+    {
+        "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "mlp.gate": "ffn_gate_inp",
+        "mlp.router": "ffn_gate_inp",
+        "block_sparse_moe.gate": "ffn_gate_inp",
+        "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+        "mlp.shared_expert.up_proj": "ffn_up_shexp",
+        "mlp.shared_expert.down_proj": "ffn_down_shexp",
+        "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    }
+)
+_EXPERT = MappingProxyType(
+    {
+        "w1": "ffn_gate_exps",
+        "w2": "ffn_down_exps",
+        "w3": "ffn_up_exps",
+        "gate_proj": "ffn_gate_exps",
+        "down_proj": "ffn_down_exps",
+        "up_proj": "ffn_up_exps",
+    }
+)
+
+
+def gguf_weights(v: MoeVariant) -> dict[str, F32]:
+    """The same weights as a GGUF converter writes them."""
+    weights: dict[str, F32] = {}
+    stacks: dict[str, list[F32]] = {}
+    for name, array in checkpoint_weights(v).items():
+        found = re.fullmatch(r"model\.layers\.(\d+)\.(.*?)(\.weight|\.bias)?", name)
+        if found is None:
+            stem, ending = name.rsplit(".", 1)
+            weights[f"{_GLOBAL[stem]}.{ending}"] = array
+            continue
+        layer, part, ending = found[1], found[2], found[3] or ""
+        blk = f"blk.{layer}"
+        expert = re.fullmatch(r"[a-z_]+\.experts\.(\d+)\.(\w+)", part)
+        if expert is not None:
+            stacks.setdefault(f"{blk}.{_EXPERT[expert[2]]}.weight", []).append(array)
+        elif part.endswith(("gate_up_proj", "gate_up_proj_bias")):
+            bias = part.endswith("_bias")
+            for at, ours in enumerate(("ffn_gate_exps", "ffn_up_exps")):
+                half = array[..., at::2] if bias else array.swapaxes(1, 2)[:, at::2]
+                weights[f"{blk}.{ours}.{'bias' if bias else 'weight'}"] = half
+        elif part == "mlp.experts.down_proj":
+            weights[f"{blk}.ffn_down_exps.weight"] = array.swapaxes(1, 2)
+        elif part == "mlp.experts.down_proj_bias":
+            weights[f"{blk}.ffn_down_exps.bias"] = array
+        elif part == "self_attn.sinks":
+            weights[f"{blk}.attn_sinks.weight"] = array
+        else:
+            ours = _LAYER[part]
+            if v.architecture == "gpt-oss" and ours == "ffn_norm":
+                ours = "post_attention_norm"
+            if v.architecture == "llama" and ours in ("attn_q", "attn_k"):
+                which = "num_attention_heads" if ours == "attn_q" else "num_key_value_heads"
+                array = _permute(array, v[which])
+            if ours == "ffn_gate_inp_shexp":
+                array = array[0]
+            weights[f"{blk}.{ours}{ending}"] = array
+    weights.update({name: np.stack(parts) for name, parts in stacks.items()})
+    return {name: np.ascontiguousarray(array) for name, array in weights.items()}
+
+
+def _permute(array: F32, heads: int) -> F32:
+    """Rows of each head from halves to neighbours: (0, n/2, 1, n/2 + 1, ...)."""
+    halves = array.reshape(heads, 2, len(array) // heads // 2, -1)
+    return halves.swapaxes(1, 2).reshape(array.shape)
+
+
+def gguf_metadata(v: MoeVariant) -> dict[str, Any]:
+    """Metadata as a GGUF converter writes it, without a tokenizer.
+
+    What no converter writes, because its programs take it for granted, is not there either, unless
+    a variant has it otherwise.
+    """
+    rope = v["rope_parameters"]
+    values: dict[str, Any] = {
+        "block_count": v["num_hidden_layers"],
+        "context_length": v["max_position_embeddings"],
+        "embedding_length": v["hidden_size"],
+        "feed_forward_length": v["intermediate_size"],
+        "attention.head_count": v["num_attention_heads"],
+        "attention.head_count_kv": v["num_key_value_heads"],
+        "attention.layer_norm_rms_epsilon": v["rms_norm_eps"],
+        "rope.freq_base": rope["rope_theta"],
+        "expert_count": v.num_experts,
+        "expert_used_count": v["num_experts_per_tok"],
+    }
+    if v.architecture == "llama":
+        values["vocab_size"] = v["vocab_size"]
+        values["rope.dimension_count"] = v.head_dim
+    if "head_dim" in v.config:
+        values["attention.key_length"] = values["attention.value_length"] = v["head_dim"]
+    if v.architecture in ("qwen2moe", "qwen3moe", "gpt-oss"):
+        values["expert_feed_forward_length"] = v.expert_width
+    if v.architecture == "qwen2moe":
+        values["expert_shared_feed_forward_length"] = v["shared_expert_intermediate_size"]
+    if v.config.get("sliding_window") is not None:
+        values["attention.sliding_window"] = v["sliding_window"]
+    if "layer_types" in v.config and v["layer_types"][0] != "sliding_attention":
+        values["attention.sliding_window_pattern"] = [
+            kind == "sliding_attention" for kind in v["layer_types"]
+        ]
+    if rope["rope_type"] == "yarn":
+        values["rope.scaling.type"] = "yarn"
+        values["rope.scaling.factor"] = rope["factor"]
+        original = rope["original_max_position_embeddings"]
+        values["rope.scaling.original_context_length"] = original
+        if rope["truncate"]:
+            values["rope.scaling.yarn_truncate"] = True
+    usual = {"llama": True, "qwen2moe": False, "qwen3moe": True, "olmoe": False, "gpt-oss": True}
+    normalized = v.config.get("norm_topk_prob", True)
+    if normalized != usual[v.architecture]:
+        values["expert_weights_norm"] = normalized
+    whole = {f"{v.architecture}.{key}": value for key, value in values.items()}
+    return {"general.architecture": v.architecture, **whole}
