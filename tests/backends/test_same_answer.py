@@ -33,7 +33,15 @@ MODEL = Variant(
     vocab=VOCABULARY,
     context=512,
 )
-TYPES = [*((type.name, "f16") for type in WEIGHT_TYPES), ("F32", "int8"), ("Q4_1", "int8")]
+TYPES = [
+    *((type.name, "f16") for type in WEIGHT_TYPES),
+    ("F32", "int8"),
+    ("Q4_1", "int8"),
+    ("F32", "f16", "experts"),
+    ("Q8_0", "f16", "experts"),
+    ("Q4_K", "f16", "experts"),
+]
+NUM_EXPERTS, NUM_USED = 6, 3
 LENGTH = 300  # more than a split of attention in the native core
 ROWS = (0, 31, 32, 63, 64, 100, 255, 256, 298, 299)
 NUM_KV_BLOCKS = 24
@@ -52,14 +60,34 @@ def model(type: GGMLType) -> tuple[Graph, MemoryWeights]:
     return draw(gguf_metadata(MODEL), tensors).graph, weights
 
 
+def model_with_experts(type: GGMLType) -> tuple[Graph, MemoryWeights]:
+    """The same with a mixture of experts in each layer: rows part ways and meet again."""
+    rng = np.random.default_rng(int(type))
+    weights = MemoryWeights()
+    for name, array in gguf_weights(MODEL).items():
+        stem = name.removesuffix(".weight")
+        if stem.endswith(("ffn_gate", "ffn_up", "ffn_down")):
+            weights.add_random(f"{stem}_exps.weight", (NUM_EXPERTS, *array.shape), type, rng)
+        elif array.ndim == 2:
+            weights.add_random(name, array.shape, type, rng)
+        else:
+            weights.add(name, array)
+    for layer in range(MODEL.layers):
+        router = rng.standard_normal((NUM_EXPERTS, MODEL.hidden)).astype(np.float32)
+        weights.add(f"blk.{layer}.ffn_gate_inp.weight", router)
+    counts = {"llama.expert_count": NUM_EXPERTS, "llama.expert_used_count": NUM_USED}
+    return draw(gguf_metadata(MODEL) | counts, dict(weights.tensors)).graph, weights
+
+
 Compile = Callable[[int], Executable]
 
 
 @pytest.fixture(params=TYPES, ids="-".join)
 def compiled(request: pytest.FixtureRequest, other_backend: Backend) -> Iterator[Compile]:
     """Compiles the model for a number of threads."""
-    weight_type, kv_type = request.param
-    graph, weights = model(GGMLType[weight_type])
+    weight_type, kv_type, *experts = request.param
+    make = model_with_experts if experts else model
+    graph, weights = make(GGMLType[weight_type])
     made: list[Executable] = []
 
     def compile(num_threads: int) -> Executable:
@@ -95,6 +123,7 @@ def test_threads(compiled: Compile, text: list[int]) -> None:
             run_text(compiled(1), text, ROWS, chunk=chunk),
             run_text(compiled(2), text, ROWS, chunk=chunk),
         )
+    equal(run_text(compiled(1), text, ROWS), run_text(compiled(3), text, ROWS))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
