@@ -48,6 +48,9 @@ class ModelShape:
     context: int
     rope_base: float
     head_dim: int | None = None
+    experts: int = 0
+    experts_used: int = 0
+    expert_ffn: int = 0
 
     @property
     def width_of_head(self) -> int:
@@ -103,6 +106,23 @@ SHAPES: Mapping[str, ModelShape] = MappingProxyType(
             tied=True,
             context=32_768,
             rope_base=1e6,
+        ),
+        # a sixth of the layers and a quarter of the experts of Qwen3-30B-A3B
+        "qwen3-moe": ModelShape(
+            architecture="qwen3moe",
+            hidden=2048,
+            ffn=6144,
+            layers=8,
+            heads=32,
+            kv_heads=4,
+            head_dim=128,
+            vocab=49_152,
+            tied=True,
+            context=32_768,
+            rope_base=1e6,
+            experts=32,
+            experts_used=8,
+            expert_ffn=768,
         ),
         "llama-1b": ModelShape(
             architecture="llama",
@@ -182,7 +202,7 @@ def matrix_type(mix: Mix, name: str, width: int, layer: int, shape: ModelShape) 
     type = mix.base
     if name == ("token_embd" if shape.tied else "output"):
         type = mix.head
-    elif name in ("attn_v", "ffn_down") and more_bits:
+    elif name in ("attn_v", "ffn_down", "ffn_down_exps") and more_bits:
         type = mix.better
     return FALLBACK[type] if width % type.block_size else type
 
@@ -201,6 +221,10 @@ def tensors(shape: ModelShape, mix: Mix, seed: int) -> Iterator[TensorSource]:
         type = matrix_type(mix, part, width, layer, shape)
         return source(f"{name}.weight", (rows, width), type, _random_matrix)
 
+    def experts(name: str, rows: int, width: int, layer: int) -> TensorSource:
+        type = matrix_type(mix, name.rsplit(".", 1)[-1], width, layer, shape)
+        return source(f"{name}.weight", (shape.experts, rows, width), type, _random_matrix)
+
     def vector(name: str, width: int, mean: float) -> TensorSource:
         return source(name, (width,), GGMLType.F32, functools.partial(_random_vector, mean))
 
@@ -214,8 +238,18 @@ def tensors(shape: ModelShape, mix: Mix, seed: int) -> Iterator[TensorSource]:
             yield matrix(f"{w}.{part}", rows, hidden, i)
             if shape.architecture == "qwen2":
                 yield vector(f"{w}.{part}.bias", rows, 0.0)
+        if shape.architecture == "qwen3moe":
+            yield vector(f"{w}.attn_q_norm.weight", shape.width_of_head, 1.0)
+            yield vector(f"{w}.attn_k_norm.weight", shape.width_of_head, 1.0)
         yield matrix(f"{w}.attn_output", hidden, q_rows, i)
         yield vector(f"{w}.ffn_norm.weight", hidden, 1.0)
+        if shape.experts:
+            router = (shape.experts, hidden)
+            yield source(f"{w}.ffn_gate_inp.weight", router, GGMLType.F32, _random_matrix)
+            yield experts(f"{w}.ffn_gate_exps", shape.expert_ffn, hidden, i)
+            yield experts(f"{w}.ffn_up_exps", shape.expert_ffn, hidden, i)
+            yield experts(f"{w}.ffn_down_exps", hidden, shape.expert_ffn, i)
+            continue
         yield matrix(f"{w}.ffn_gate", shape.ffn, hidden, i)
         yield matrix(f"{w}.ffn_up", shape.ffn, hidden, i)
         yield matrix(f"{w}.ffn_down", hidden, shape.ffn, i)
@@ -225,7 +259,7 @@ def tensors(shape: ModelShape, mix: Mix, seed: int) -> Iterator[TensorSource]:
 
 
 def _random_matrix(
-    size: tuple[int, int], type: GGMLType, rng: np.random.Generator
+    size: tuple[int, ...], type: GGMLType, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     return random_blocks(type, size, rng, size[-1] ** -0.5)
 
@@ -258,6 +292,13 @@ def metadata(name: str, shape: ModelShape, mix: Mix, tokenizer: GGUFFile) -> dic
     if a == "llama":
         values[f"{a}.rope.dimension_count"] = Typed(shape.width_of_head, "u32")
         values[f"{a}.vocab_size"] = Typed(shape.vocab, "u32")
+    if shape.head_dim is not None:
+        values[f"{a}.attention.key_length"] = Typed(shape.head_dim, "u32")
+        values[f"{a}.attention.value_length"] = Typed(shape.head_dim, "u32")
+    if shape.experts:
+        values[f"{a}.expert_count"] = Typed(shape.experts, "u32")
+        values[f"{a}.expert_used_count"] = Typed(shape.experts_used, "u32")
+        values[f"{a}.expert_feed_forward_length"] = Typed(shape.expert_ffn, "u32")
     for key, value in tokenizer.typed_metadata.items():
         if key.startswith("tokenizer."):
             values[key] = value
