@@ -28,6 +28,7 @@ template <class T>
 using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = Vector<int32_t>;
 using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatTable = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using released = nb::call_guard<nb::gil_scoped_release>;
 using Bytes = nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>;
 using Output = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
@@ -36,13 +37,19 @@ using Output = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
 // program and are overwritten by the next run.
 Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_starts,
            Ints num_cached, Table block_tables, Ints output_rows, size_t num_ops, int32_t buffer,
-           std::optional<Ints> segments) {
+           std::optional<Ints> segments, std::optional<Table> adapters,
+           std::optional<FloatTable> adapter_scales) {
     auto& program = nb::cast<Program&>(self);
     const Program::Result result = program.result(buffer);
     const size_t num_sequences = num_cached.shape(0);
+    const size_t num_adapters = adapters ? adapters->shape(1) : 0;
     if (positions.shape(0) != token_ids.shape(0) || row_starts.shape(0) != num_sequences + 1 ||
         block_tables.shape(0) != num_sequences ||
-        (segments && segments->shape(0) != token_ids.shape(0))) {
+        (segments && segments->shape(0) != token_ids.shape(0)) ||
+        adapters.has_value() != adapter_scales.has_value() ||
+        (adapters && (adapters->shape(0) != num_sequences ||
+                      adapter_scales->shape(0) != num_sequences ||
+                      adapter_scales->shape(1) != num_adapters))) {
         throw std::invalid_argument("step: its arrays differ in length");
     }
     const StepView step{
@@ -57,6 +64,9 @@ Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_
         .block_tables = block_tables.data(),
         .output_rows = output_rows.data(),
         .segments = segments ? segments->data() : nullptr,
+        .num_adapters = num_adapters,
+        .adapters = adapters ? adapters->data() : nullptr,
+        .adapter_scales = adapter_scales ? adapter_scales->data() : nullptr,
     };
     {
         nb::gil_scoped_release released;
@@ -238,7 +248,23 @@ NB_MODULE(_native, m) {
             "code"_a, "inputs"_a, "outputs"_a, "weights"_a, "ints"_a, "floats"_a)
         .def("finish", &Program::finish, "arena_bytes"_a)
         .def("run", &run, "token_ids"_a, "positions"_a, "row_starts"_a, "num_cached"_a,
-             "block_tables"_a, "output_rows"_a, "num_ops"_a, "buffer"_a, "segments"_a = nb::none())
+             "block_tables"_a, "output_rows"_a, "num_ops"_a, "buffer"_a, "segments"_a = nb::none(),
+             "adapters"_a = nb::none(), "adapter_scales"_a = nb::none())
+        .def("add_adapter", &Program::add_adapter, "Adds an empty adapter and returns its id.")
+        .def(
+            "add_factors",
+            [](Program& p, int32_t adapter, size_t op, int32_t type, Vector<uint8_t> a,
+               const std::vector<std::tuple<size_t, size_t, float, Vector<uint8_t>>>& factors) {
+                std::vector<LoraFactor> list;
+                for (const auto& [out, rank, scale, b] : factors) {
+                    list.push_back({out, rank, scale, b.data(), b.size()});
+                }
+                p.add_factors(adapter, op, static_cast<WeightType>(type), a.data(), a.size(), list);
+            },
+            "adapter"_a, "op"_a, "type"_a, "a"_a, "factors"_a,
+            "What an adapter adds to a linear op; factors are (output, rank, scale, b).")
+        .def("remove_adapter", &Program::remove_adapter, "adapter"_a)
+        .def_prop_ro("adapter_bytes", &Program::adapter_bytes)
         .def("release", &Program::release,
              "Frees all memory but that of results; the program cannot run any more.")
         .def("set_profiling", &Program::set_profiling, "on"_a,

@@ -176,6 +176,9 @@ void Program::release() {
     row_scratch_ = Memory();
     attention_scratch_ = Memory();
     attention_partials_ = Memory();
+    adapters_.clear();
+    lora_hidden_ = Memory();
+    lora_scratch_ = Memory();
     released_ = true;
 }
 
@@ -211,6 +214,7 @@ void Program::run(const StepView& step, size_t num_ops) {
         std::fill(row_sequence_.begin() + step.row_starts[s],
                   row_sequence_.begin() + step.row_starts[s + 1], static_cast<int32_t>(s));
     }
+    plan_adapters(step);
     num_ops = std::min(num_ops, ops_.size());
     if (!profiling_) {
         for (size_t i = 0; i < num_ops; ++i) run_op(i, step);
@@ -253,6 +257,7 @@ void Program::run_linear(size_t index, const StepView& step) {
                     .addend = has_addend ? floats(op.in[1], 0) : nullptr,
                     .addend_stride = has_addend ? buffers_[op.in[1]].stride / sizeof(float) : 0});
     });
+    if (adapting_) run_adapters(index);
 }
 
 void Program::run_quantize(const Op& op, const StepView& step) {

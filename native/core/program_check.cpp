@@ -257,6 +257,7 @@ void Program::check_step(const StepView& step) {
         }
     }
     check_blocks(step);
+    check_adapters(step);
 }
 
 // Every block is in the cache, and what a sequence writes nobody else has in hand: the threads of a

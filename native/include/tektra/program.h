@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "tektra/kernel_table.h"
@@ -75,10 +76,23 @@ struct StepView {
     const int32_t* block_tables;
     const int32_t* output_rows;
     const int32_t* segments;  // or null: zeros
+    size_t num_adapters = 0;  // columns of the two below
+    const int32_t* adapters = nullptr;
+    const float* adapter_scales = nullptr;
 };
 
 struct AttentionNumbers;
 struct MoeNumbers;
+
+// What an adapter adds to one output of a linear op: scale * b (a x), where the rows of `a` are the
+// next `rank` of those that all its factors of the op have together.
+struct LoraFactor {
+    size_t out;  // which output of the op
+    size_t rank;
+    float scale;
+    const uint8_t* b;  // rows of the file's form: [rows of the matrix, rank]
+    size_t num_bytes;
+};
 
 // Time spent in one op, over all runs.
 struct OpTime {
@@ -124,6 +138,17 @@ class Program {
     // Runs the first `num_ops` ops on a step; std::invalid_argument for a step that is not
     // well-formed, before anything is computed.
     void run(const StepView& step, size_t num_ops);
+
+    // Adapters of low rank (LoRA), of a finished program, between its runs. Ids are never given
+    // twice. An adapter is empty at first; `add_factors` says what it adds to one linear op. Throws
+    // std::invalid_argument for what does not fit the op, std::bad_alloc where memory ends.
+    int32_t add_adapter();
+    // `a` holds the `a` of all factors, one below the other: [sum of ranks, width] of `type`, which
+    // is one of the float types.
+    void add_factors(int32_t adapter, size_t op, WeightType type, const uint8_t* a,
+                     size_t num_bytes, const std::vector<LoraFactor>& factors);
+    void remove_adapter(int32_t adapter);
+    size_t adapter_bytes() const;
 
     // Output rows of a buffer, as the last run left them.
     struct Result {
@@ -180,6 +205,32 @@ class Program {
         size_t first_split, end_split;
     };
 
+    struct LoraLinear {  // what an adapter adds to one op, packed
+        struct Factor {
+            size_t out, rank;
+            size_t first;  // row of `a` where its own begin
+            float scale;
+            Memory b;
+        };
+        WeightType type;
+        size_t rank;  // of all factors
+        Memory a;
+        std::vector<Factor> factors;
+    };
+    struct Adapter {
+        std::vector<std::unique_ptr<LoraLinear>> linears;  // of each op, or null
+    };
+    struct LoraTile {  // rows of a step that have one adapter
+        const Adapter* adapter;
+        size_t first, end;  // of `rows`, `scales` and `hidden`
+    };
+    struct LoraPlan {  // of a step, for the rows of one row space
+        std::vector<int32_t> rows;
+        std::vector<float> scales;
+        std::vector<LoraTile> tiles;
+        std::vector<size_t> rounds;  // tiles up to these add the first, second... of each row
+    };
+
     // Refuses a second thread, for as long as it lives.
     class Exclusive {
       public:
@@ -231,6 +282,9 @@ class Program {
     void plan_experts(const Op& op, size_t num_experts, int first, int last);
     void check_moe(const Op& op) const;
     MoeNumbers moe_numbers(const Op& op) const;
+    void check_adapters(const StepView& step) const;
+    void plan_adapters(const StepView& step);
+    void run_adapters(size_t index);
     void write_cache(const Op& op, const StepView& step);
     template <class SpanOf>
     size_t tile_rows(const AttentionNumbers& a, const StepView& step, const SpanOf& span_of);
@@ -278,6 +332,13 @@ class Program {
     std::vector<ExpertTask> expert_tasks_;
     std::vector<float> expert_scores_;  // per thread
     size_t expert_stride_ = 0;
+    std::vector<std::unique_ptr<Adapter>> adapters_;  // by id; null where one was removed
+    LoraPlan lora_[2];                                // of the step: token rows, output rows
+    bool adapting_ = false;                           // whether a row of the step has an adapter
+    Memory lora_hidden_;                              // a x of each row of a plan
+    Memory lora_scratch_;                             // per thread
+    size_t lora_scratch_floats_ = 0;
+    size_t lora_rank_ = 0;  // largest of all factors of an op
     bool finished_ = false;
     bool released_ = false;
 };

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tektra.config import KvType
+from tektra.errors import UnsupportedModelError
+from tektra.formats.low_rank import LowRankUpdate
 from tektra.formats.packed import PackedMatrix
 from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, OutputName
@@ -122,6 +124,9 @@ class Step:
         output_rows: [O] rows whose result is wanted.
         segments: [T] which of the texts of its sequence each row belongs to, for models that
             embed that; ``None`` for zeros.
+        adapters: [S, K] ids of the adapters of each sequence, -1 for none; None where no sequence
+            has any. What they add is added in their order.
+        adapter_scales: float32 [S, K], factors on what they add.
     """
 
     token_ids: NDArray[np.int32]
@@ -131,6 +136,8 @@ class Step:
     block_tables: NDArray[np.int32]
     output_rows: NDArray[np.int32]
     segments: NDArray[np.int32] | None = None
+    adapters: NDArray[np.int32] | None = None
+    adapter_scales: NDArray[np.float32] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -184,6 +191,22 @@ class Executable(ABC):
         step is not well-formed (ids, slots or rows out of range): a wrong step never reads or
         writes outside its memory.
         """
+
+    def add_adapter(self, updates: Mapping[str, LowRankUpdate]) -> int:
+        """Takes an adapter, between two steps, and returns the id that steps name it by.
+
+        Ids are never given twice. ``updates`` are by the names of matrices that linears of the
+        graph read. Raises `BackendError` where one is not, or is of another shape,
+        `MemoryLimitError` when memory runs out, `UnsupportedModelError` where the backend has no
+        adapters.
+        """
+        raise UnsupportedModelError(
+            "this device does not run adapters", remedy="use device='cpu' or 'reference'"
+        )
+
+    def remove_adapter(self, adapter: int) -> None:
+        """Frees an adapter, between two steps. Steps cannot name it any more."""
+        raise UnsupportedModelError("this device does not run adapters")
 
     @property
     @abstractmethod

@@ -26,6 +26,7 @@ from tektra.backends.base import (
     WeightSource,
     kv_geometry,
 )
+from tektra.backends.cpu_adapters import AdaptedLinears
 from tektra.backends.cpu_costs import CostModel
 from tektra.backends.cpu_lowering import Lowered, lower
 from tektra.backends.cpu_program import OpCode, packed_shape, row_scratch_bytes
@@ -36,6 +37,7 @@ from tektra.errors import (
     MemoryLimitError,
     UnsupportedModelError,
 )
+from tektra.formats.low_rank import LowRankUpdate
 from tektra.formats.packed import PackedMatrix
 from tektra.formats.quants import dequantize
 from tektra.formats.tensor_info import TensorInfo
@@ -155,7 +157,11 @@ class CpuBackend(Backend):
             lambda info: bool(self._core.reads_quantized(self.isa, int(info.type))),
             options.kv_type,
         )
-        return CpuExecutable(program, lowered.outputs, options, costs)
+        linears = AdaptedLinears(
+            lowered.instructions,
+            {name: weights.tensors[name].shape for name in lowered.matrices},
+        )
+        return CpuExecutable(program, lowered.outputs, options, costs, linears)
 
     def _packed_bytes(self, info: TensorInfo) -> int:
         shape = packed_shape(info.shape)
@@ -284,9 +290,11 @@ class CpuExecutable(Executable):
         outputs: Mapping[OutputName, tuple[int, int]],
         options: CompileOptions,
         costs: CostModel,
+        linears: AdaptedLinears,
     ) -> None:
         self.options = options
         self.costs = costs
+        self._linears = linears
         self.isa: str = program.isa
         self._program = program
         self._outputs = outputs
@@ -315,6 +323,8 @@ class CpuExecutable(Executable):
                 num_ops,
                 buffer,
                 segments=step.segments,
+                adapters=step.adapters,
+                adapter_scales=step.adapter_scales,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise BackendError(str(error)) from error
@@ -336,9 +346,27 @@ class CpuExecutable(Executable):
         """(kind, seconds, calls) of each op, in order, over the runs since `set_profiling`."""
         return [] if self._program is None else self._program.profile
 
+    def add_adapter(self, updates: Mapping[str, LowRankUpdate]) -> int:
+        if self._program is None:
+            raise BackendError("the model is closed")
+        return self._linears.add(self._program, updates)
+
+    def remove_adapter(self, adapter: int) -> None:
+        if self._program is None:
+            raise BackendError("the model is closed")
+        try:
+            self._program.remove_adapter(adapter)
+        except (ValueError, RuntimeError) as error:
+            raise BackendError(str(error)) from error
+
     @property
     def memory(self) -> MemoryUse:
-        return MemoryUse({}) if self._program is None else self._memory
+        if self._program is None:
+            return MemoryUse({})
+        adapters = self._program.adapter_bytes
+        if not adapters:
+            return self._memory
+        return MemoryUse({**self._memory.parts, "adapters": adapters})
 
     def close(self) -> None:
         program, self._program = self._program, None

@@ -28,8 +28,9 @@ from tektra.backends.base import (
 )
 from tektra.backends.reference_kv import KvCache, kv_bytes_per_token
 from tektra.backends.reference_ops import KERNELS, SCORE_ELEMENTS, State
-from tektra.backends.step_check import check_step, table_rows
+from tektra.backends.step_check import check_adapters, check_step, check_update, table_rows
 from tektra.errors import BackendError, FormatError, MemoryLimitError
+from tektra.formats.low_rank import LowRankUpdate
 from tektra.formats.quants import dequantize
 from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, OutputName, RopeSpec, RowSpace, Value, ops
@@ -111,6 +112,14 @@ class ReferenceExecutable(Executable):
         self._memory = memory
         self._weights: Mapping[str, NDArray[np.float32]] | None = weights
         self._caches = caches
+        self._adapters: dict[int, Mapping[str, LowRankUpdate]] = {}
+        self._num_adapters = 0
+        self._linears = {
+            name: graph.shape(name)
+            for op in graph.ops
+            if isinstance(op, ops.Linear)
+            for name in op.weights
+        }
         self._frequencies = _frequencies(graph, weights)
         self._table_rows = table_rows(graph)
         self._programs = {
@@ -125,20 +134,42 @@ class ReferenceExecutable(Executable):
         if program is None:
             raise BackendError(f"the graph has no output {output!r}")
         check_step(step, self.options, self._table_rows)
-        state = State(step, self._weights, self._caches, self._frequencies)
+        check_adapters(step, self._adapters)
+        state = State(step, self._weights, self._caches, self._frequencies, self._adapters)
         for op, dead in program:
             KERNELS[type(op)](op, state)
             for value in dead:
                 del state.values[value]
         return np.ascontiguousarray(state.values[self._graph.outputs[output].id])
 
+    def add_adapter(self, updates: Mapping[str, LowRankUpdate]) -> int:
+        if self._weights is None:
+            raise BackendError("the executable was closed")
+        for name, update in updates.items():
+            check_update(name, update, self._linears)
+        self._adapters[self._num_adapters] = dict(updates)
+        self._num_adapters += 1
+        return self._num_adapters - 1
+
+    def remove_adapter(self, adapter: int) -> None:
+        if self._adapters.pop(adapter, None) is None:
+            raise BackendError(f"there is no adapter {adapter}")
+
     @property
     def memory(self) -> MemoryUse:
-        return self._memory if self._weights is not None else MemoryUse()
+        if self._weights is None:
+            return MemoryUse()
+        adapters = sum(
+            u.a.nbytes + u.b.nbytes for updates in self._adapters.values() for u in updates.values()
+        )
+        if not adapters:
+            return self._memory
+        return MemoryUse({**self._memory.parts, "adapters": adapters})
 
     def close(self) -> None:
         self._weights = None
         self._caches = {}
+        self._adapters = {}
 
 
 def _load(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tektra.backends.base import KV_BLOCK_SIZE, Step
 from tektra.backends.reference_kv import KvCache
 from tektra.backends.step_check import blocks_needed
+from tektra.formats.low_rank import LowRankUpdate
 from tektra.graph import (
     Activation,
     AttentionSpec,
@@ -26,7 +27,9 @@ from tektra.graph import (
     MoeSpec,
     RopeLayout,
     RopeSpec,
+    RowSpace,
     Scoring,
+    Value,
     ops,
 )
 
@@ -47,6 +50,7 @@ class State:
         weights: float32 weights by name.
         caches: pages of each attention layer.
         frequencies: float64 [dim / 2] radians per position, by rope spec.
+        adapters: what each adapter adds, by its id and the name of a matrix.
         values: float32 [rows, width] by value id.
     """
 
@@ -54,6 +58,7 @@ class State:
     weights: Mapping[str, F32]
     caches: Mapping[int, KvCache]
     frequencies: Mapping[RopeSpec, NDArray[np.float64]]
+    adapters: Mapping[int, Mapping[str, LowRankUpdate]] = field(default_factory=dict)
     values: dict[int, F32] = field(default_factory=dict)
 
 
@@ -75,7 +80,26 @@ def linear(op: ops.Linear, s: State) -> None:
         y = x @ np.atleast_2d(s.weights[weight]).T
         if bias is not None:
             y += s.weights[bias]
+        _add_adapters(weight, op.x, x, y, s)
         s.values[out.id] = y
+
+
+def _add_adapters(weight: str, value: Value, x: F32, y: F32, s: State) -> None:
+    """Adds scale * b (a x) to the rows of y, for each adapter that a row's sequence has."""
+    step = s.step
+    if step.adapters is None or step.adapter_scales is None:
+        return
+    sequences = np.repeat(np.arange(step.num_sequences), np.diff(step.row_starts))
+    if value.rows is RowSpace.OUTPUTS:
+        sequences = sequences[step.output_rows]
+    for ids, scales in zip(step.adapters.T, step.adapter_scales.T, strict=True):
+        for adapter in np.unique(ids[ids >= 0]).tolist():
+            update = s.adapters[adapter].get(weight)
+            if update is None:
+                continue
+            rows = np.flatnonzero(ids[sequences] == adapter)
+            factor = (update.scale * scales[sequences[rows]]).astype(np.float32)[:, None]
+            y[rows] += (x[rows] @ update.a.T * factor) @ update.b.T
 
 
 def rms_norm(op: ops.RmsNorm, s: State) -> None:

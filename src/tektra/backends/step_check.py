@@ -5,17 +5,18 @@ Knows the cache's geometry and the sizes that were compiled, nothing of how a st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tektra.backends.base import KV_BLOCK_SIZE, CompileOptions, Step
 from tektra.errors import BackendError
+from tektra.formats.low_rank import LowRankUpdate
 from tektra.graph import EmbedBy, Graph
 from tektra.graph.ops import Embed
 
-__all__ = ["blocks_needed", "check_step", "table_rows"]
+__all__ = ["blocks_needed", "check_adapters", "check_step", "check_update", "table_rows"]
 
 
 def blocks_needed(num_tokens: int) -> int:
@@ -67,6 +68,45 @@ def check_step(step: Step, options: CompileOptions, rows_of: Mapping[EmbedBy, in
     _check(step.row_starts[0] == 0 and step.row_starts[-1] == num_rows, "row_starts does not span")
     _check(bool((new > 0).all()), "a sequence has no rows")
     _check_blocks(step, new, options.num_kv_blocks)
+
+
+def check_adapters(step: Step, known: Collection[int]) -> None:
+    """Raises `BackendError` where the adapters of a step are not among those known."""
+    if step.adapters is None and step.adapter_scales is None:
+        return
+    _check(
+        step.adapters is not None and step.adapter_scales is not None,
+        "adapters and their scales are not both there",
+    )
+    assert step.adapters is not None and step.adapter_scales is not None
+    shape = (step.num_sequences, *step.adapters.shape[1:2])
+    _check_array("adapters", step.adapters, 2)
+    _check(step.adapters.shape == shape, "adapters does not fit num_cached")
+    _check(
+        step.adapter_scales.shape == shape and step.adapter_scales.dtype == np.float32,
+        "adapter_scales is not float32 of the shape of adapters",
+    )
+    for adapter in np.unique(step.adapters).tolist():
+        _check(adapter == -1 or adapter in known, f"adapter {adapter} is not there")
+    _check(
+        bool(np.isfinite(step.adapter_scales[step.adapters >= 0]).all()),
+        "an adapter's scale is not finite",
+    )
+
+
+def check_update(
+    name: str, update: LowRankUpdate, linears: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises `BackendError` where an adapter's update does not fit the linear of that name."""
+    shape = linears.get(name)
+    if shape is None:
+        raise BackendError(f"{name!r} is not a matrix of a linear that can be adapted")
+    rank = len(update.a)
+    if rank == 0 or update.a.shape != (rank, shape[1]) or update.b.shape != (shape[0], rank):
+        raise BackendError(
+            f"an adapter of {update.b.shape} x {update.a.shape} does not fit {name!r}, "
+            f"which is {shape}"
+        )
 
 
 def _check_blocks(step: Step, new: NDArray[np.int64], num_blocks: int) -> None:

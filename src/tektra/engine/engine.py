@@ -10,10 +10,13 @@ import atexit
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
 from tektra.backends.base import KV_BLOCK_SIZE, Executable
+from tektra.engine.adapters import Adapters
+from tektra.engine.calls import Calls
 from tektra.engine.intake import Intake
 from tektra.engine.jobs import Job, Listener
 from tektra.engine.request import Request
@@ -116,6 +119,8 @@ class Engine:
         )
         self._scheduler = self._new_scheduler()
         self._jobs: dict[int, Job] = {}
+        self.adapters = Adapters(executable, self._between_steps)
+        self._calls = Calls()
         self._recorder = StatsRecorder()
         self._last_error: str | None = None
         self._memory = dict(executable.memory.parts)
@@ -150,21 +155,37 @@ class Engine:
             QueueFullError: too many requests wait.
             RequestError: the engine was closed, or belongs to the parent of this process.
         """
-        job = self._intake.new_job(request, listener)
+        adapters = self.adapters.acquire(request.adapters)
+        try:
+            job = self._intake.new_job(request, listener, adapters)
+            with self._wake:
+                self._check_open()
+                limit = self.options.max_waiting
+                if limit is not None and len(self._jobs) + len(self._inbox) >= (
+                    limit + self.options.max_sequences
+                ):
+                    raise QueueFullError(
+                        f"{limit} requests are waiting already", remedy="try again later"
+                    )
+                job.sequence.id = self._next_id
+                self._next_id += 1
+                self._inbox.append(job)
+                self._wake.notify()
+        except BaseException:
+            self.adapters.release(adapters)
+            raise
+        return RequestHandle(self, job)
+
+    def _between_steps(self, function: Callable[[], None]) -> None:
+        """Calls a function on the engine's thread, and raises what it raises."""
+        if threading.current_thread() is self._thread:
+            return function()
         with self._wake:
             self._check_open()
-            limit = self.options.max_waiting
-            if limit is not None and len(self._jobs) + len(self._inbox) >= (
-                limit + self.options.max_sequences
-            ):
-                raise QueueFullError(
-                    f"{limit} requests are waiting already", remedy="try again later"
-                )
-            job.sequence.id = self._next_id
-            self._next_id += 1
-            self._inbox.append(job)
+            wait = self._calls.put(function)
             self._wake.notify()
-        return RequestHandle(self, job)
+        wait()
+        return None
 
     @property
     def alive(self) -> bool:
@@ -204,7 +225,7 @@ class Engine:
             inter_token=recorder.inter_token.latency(),
             prompt_tokens_per_second=prompt_rate,
             generated_tokens_per_second=generated_rate,
-            memory=dict(self._memory),
+            memory={**self._memory, **self.adapters.memory},
             kv_blocks_used=scheduler.pool.num_held,
             kv_blocks_cached=scheduler.pool.num_idle,
             kv_blocks_total=scheduler.pool.num_blocks,
@@ -245,6 +266,7 @@ class Engine:
             while self._take_in():
                 try:
                     self._cancel_asked()
+                    self._calls.run()
                     self._step()
                 except Exception as error:  # a fault in here must not end the service
                     self._recover(error)
@@ -262,13 +284,20 @@ class Engine:
             except Exception as error:
                 job.give_up(_as_tektra_error(error))
             self._end(job)
+        self._calls.close()
         self._executable.close()
         atexit.unregister(self.close)
 
     def _take_in(self) -> bool:
         """Waits for work and takes new requests. False when it is time to end."""
         with self._wake:
-            while not (self._inbox or self._to_cancel or self._scheduler.has_work or self._closing):
+            while not (
+                self._inbox
+                or self._to_cancel
+                or self._calls
+                or self._scheduler.has_work
+                or self._closing
+            ):
                 self._wake.wait()
             if self._closing:
                 return False
@@ -344,6 +373,7 @@ class Engine:
             self._scheduler.remove(job.sequence)
         finally:  # whoever waits hears of it in any case
             self._jobs.pop(job.sequence.id, None)
+            self.adapters.release(job.sequence.adapters)
             job.done = True
             self._recorder.count_outcome(job.outcome)
             job.deliver()

@@ -16,7 +16,7 @@ import numpy as np
 
 from tektra.engine.jobs import GenerationJob, Job, Listener, RowsJob
 from tektra.engine.kv_blocks import num_blocks_for
-from tektra.engine.prefix_cache import extend_digests
+from tektra.engine.prefix_cache import extend_digests, root_digest
 from tektra.engine.request import GenerateRequest, Request, RowsRequest, SequenceState
 from tektra.engine.sampler import make_sampler
 from tektra.engine.sampling_params import SamplingParams
@@ -60,8 +60,15 @@ class Intake:
         self._lock = threading.Lock()
         self._seeds = None if seed is None else random.Random(seed)
 
-    def new_job(self, request: Request, listener: Listener) -> Job:
+    def new_job(
+        self,
+        request: Request,
+        listener: Listener,
+        adapters: tuple[tuple[int, float], ...] = (),
+    ) -> Job:
         """A job for a request, once everything in it is known to be in order.
+
+        ``adapters`` are the ids and scales of those that the request names.
 
         Raises:
             InvalidParameterError: a token is not in the vocabulary, or there is none.
@@ -76,10 +83,12 @@ class Intake:
             blocks=np.full(num_blocks_for(self._context), -1, dtype=np.int32),
             end_output=None if isinstance(request, GenerateRequest) else request.end,
             segments=None if isinstance(request, GenerateRequest) else request.segments,
+            adapters=adapters,
+            root=root_digest(adapters),
         )
         if self._shares_blocks:
             # Hashed here, not while others wait for the engine's thread.
-            extend_digests(sequence.digests, tokens)
+            extend_digests(sequence.digests, tokens, sequence.root)
         return self._new_job(request, sequence, listener)
 
     def _checked(self, request: Request) -> list[int]:

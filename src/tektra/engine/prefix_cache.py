@@ -1,11 +1,12 @@
 """Finds cache blocks that already hold the beginning of a prompt.
 
-A full block is known by the digest of its tokens and of all tokens before them, so equal digests
-mean equal keys and values. It knows token ids and block numbers, nothing of requests or models.
+A full block is known by the digest of its tokens and of all tokens before them, and of the adapters
+that they ran with, so equal digests mean equal keys and values. It knows token ids and block numbers, nothing of requests or models.
 """
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -13,20 +14,35 @@ from hashlib import blake2b
 from tektra.backends.base import KV_BLOCK_SIZE
 from tektra.engine.kv_blocks import BlockPool
 
-__all__ = ["DIGEST_BYTES", "PrefixCache", "extend_digests"]
+__all__ = ["DIGEST_BYTES", "NO_ADAPTERS", "PrefixCache", "extend_digests", "root_digest"]
 
 DIGEST_BYTES = 16
 """128 bits: a collision, which would mix up two conversations, is out of reach."""
 
 
-def extend_digests(digests: list[bytes], tokens: Sequence[int]) -> None:
+NO_ADAPTERS = bytes(DIGEST_BYTES)
+"""What the digests of sequences without adapters begin with."""
+
+
+def root_digest(adapters: Sequence[tuple[int, float]]) -> bytes:
+    """What the digests of sequences with these adapters, ids and scales in order, begin with."""
+    if not adapters:
+        return NO_ADAPTERS
+    data = b"".join(struct.pack("<qd", adapter, scale) for adapter, scale in adapters)
+    return blake2b(data, digest_size=DIGEST_BYTES, person=b"adapters").digest()
+
+
+def extend_digests(
+    digests: list[bytes], tokens: Sequence[int], root: bytes = NO_ADAPTERS
+) -> None:
     """Appends the digests of the full blocks of ``tokens`` that ``digests`` does not have yet.
 
-    Each is the BLAKE2b of the digest before it and of the block's tokens as 32-bit integers.
+    Each is the BLAKE2b of the digest before it, or of ``root``, and of the block's tokens as 32-bit
+    integers.
     """
     for index in range(len(digests), len(tokens) // KV_BLOCK_SIZE):
         start = index * KV_BLOCK_SIZE
-        parent = digests[-1] if digests else bytes(DIGEST_BYTES)
+        parent = digests[-1] if digests else root
         block = array("i", tokens[start : start + KV_BLOCK_SIZE]).tobytes()
         digests.append(blake2b(parent + block, digest_size=DIGEST_BYTES).digest())
 

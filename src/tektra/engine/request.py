@@ -13,13 +13,18 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tektra.engine.prefix_cache import NO_ADAPTERS
 from tektra.engine.sampling_params import SamplingParams
 from tektra.graph import OutputName
 
-__all__ = ["GenerateRequest", "Request", "RowSink", "RowsRequest", "SequenceState"]
+__all__ = ["AdapterUse", "GenerateRequest", "Request", "RowSink", "RowsRequest", "SequenceState"]
 
 RowSink: TypeAlias = Callable[[int, NDArray[np.float32]], None]
 """Takes the position of the first row and float32 [rows, width]; the rows are valid in the call."""
+
+
+AdapterUse: TypeAlias = tuple[str, float]
+"""Name of a loaded adapter, and the factor on what it adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,7 @@ class GenerateRequest:
         index: the prompt's number among those of one call; handed back with every chunk.
         continues_text: whether the answer goes on in the middle of a text, so that a space at its
             start belongs to it; False for the answer in a chat.
+        adapters: that the model has for this request; what they add is added in this order.
     """
 
     prompt: Sequence[int]
@@ -40,6 +46,7 @@ class GenerateRequest:
     stream: bool = False
     index: int = 0
     continues_text: bool = True
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +60,7 @@ class RowsRequest:
         first, end: the tokens whose rows are wanted: from the first one to before the end; None
             for the end of the text.
         segments: which of its texts each token belongs to, where there are several.
+        adapters: that the model has for this request.
     """
 
     tokens: Sequence[int]
@@ -61,6 +69,7 @@ class RowsRequest:
     first: int = 0
     end: int | None = None
     segments: Sequence[int] | None = None
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 Request: TypeAlias = GenerateRequest | RowsRequest
@@ -86,6 +95,8 @@ class SequenceState:
         num_registered: blocks that the prefix cache was told of.
         running: whether it is among the running sequences; it waits otherwise.
         started: whether it ever ran.
+        adapters: ids and scales of its adapters, in order.
+        root: what the digests begin with; not the same for other adapters or scales.
     """
 
     id: int
@@ -102,6 +113,8 @@ class SequenceState:
     num_registered: int = 0
     running: bool = False
     started: bool = False
+    adapters: tuple[tuple[int, float], ...] = ()
+    root: bytes = NO_ADAPTERS
 
     @property
     def num_remaining(self) -> int:

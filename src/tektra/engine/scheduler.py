@@ -118,7 +118,7 @@ class Scheduler:
                 continue
             num_full = sequence.num_computed // KV_BLOCK_SIZE
             if sequence.num_registered < num_full:
-                extend_digests(sequence.digests, sequence.tokens)
+                extend_digests(sequence.digests, sequence.tokens, sequence.root)
                 for index in range(sequence.num_registered, num_full):
                     self.cache.insert(sequence.digests[index], int(sequence.blocks[index]))
                 sequence.num_registered = num_full
@@ -148,7 +148,7 @@ class Scheduler:
             return False
         known: list[int] = []
         if not self._whole:
-            extend_digests(sequence.digests, sequence.tokens)
+            extend_digests(sequence.digests, sequence.tokens, sequence.root)
             # The token whose output is wanted has to be computed, whatever the cache knows.
             known = self.cache.match(sequence.digests[: sequence.first_output // KV_BLOCK_SIZE])
         num_new = num_blocks_for(len(sequence.tokens)) - len(known)

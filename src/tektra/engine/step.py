@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tektra.backends.base import Step
 from tektra.engine.scheduler import ScheduledRows
@@ -39,6 +40,7 @@ def build_step(batch: Sequence[ScheduledRows]) -> Step:
         segments += sequence.segments or [0] * item.num_rows
         has_segments = has_segments or sequence.segments is not None
         tables[index, : sequence.num_blocks] = sequence.blocks[: sequence.num_blocks]
+    adapters, scales = _adapters(batch)
     return Step(
         token_ids=np.array(tokens, dtype=np.int32),
         positions=np.array(positions, dtype=np.int32),
@@ -47,4 +49,20 @@ def build_step(batch: Sequence[ScheduledRows]) -> Step:
         block_tables=tables,
         output_rows=np.array(output_rows, dtype=np.int32),
         segments=np.array(segments, dtype=np.int32) if has_segments else None,
+        adapters=adapters,
+        adapter_scales=scales,
     )
+
+
+def _adapters(
+    batch: Sequence[ScheduledRows],
+) -> tuple[NDArray[np.int32] | None, NDArray[np.float32] | None]:
+    most = max(len(item.sequence.adapters) for item in batch)
+    if not most:
+        return None, None
+    ids = np.full((len(batch), most), -1, dtype=np.int32)
+    scales = np.zeros((len(batch), most), dtype=np.float32)
+    for index, item in enumerate(batch):
+        for place, (adapter, scale) in enumerate(item.sequence.adapters):
+            ids[index, place], scales[index, place] = adapter, scale
+    return ids, scales
