@@ -13,9 +13,9 @@
 namespace tektra {
 namespace {
 
-constexpr size_t kMostRows = 16;      // in a tile
-constexpr size_t kFewestRows = 4;     // in a tile, where there are more
-constexpr size_t kColumns = 128;      // of an output in a task; a multiple of the lanes
+constexpr size_t kMostRows = 16;       // in a tile
+constexpr size_t kFewestRows = 4;      // in a tile, where there are more
+constexpr size_t kColumns = 128;       // of an output in a task; a multiple of the lanes
 constexpr size_t kMostRank = 1 << 14;  // of all factors of an op
 constexpr size_t kMostAdapters = 64;   // of a row
 
@@ -276,21 +276,22 @@ void Program::run_adapters(size_t index) {
                 const size_t column = part * kColumns;
                 const size_t columns = std::min(kColumns, out_width - column);
                 alignas(64) float sums[kMostRows * kColumns];
-                kernel.run({.weights = factor.b.data() +
-                                       column / kernel.lanes * kernel.group_bytes(factor.rank),
-                            .group_begin = 0,
-                            .group_end = (columns + kernel.lanes - 1) / kernel.lanes,
-                            .width = factor.rank,
-                            .out_width = columns,
-                            .x = reinterpret_cast<const uint8_t*>(hidden(tile.first) + factor.first),
-                            .x_stride = lora_rank_ * sizeof(float),
-                            .terms = 1,
-                            .num_rows = tile.end - tile.first,
-                            .out = sums,
-                            .out_stride = kColumns,
-                            .bias = nullptr,
-                            .addend = nullptr,
-                            .addend_stride = 0});
+                kernel.run(
+                    {.weights =
+                         factor.b.data() + column / kernel.lanes * kernel.group_bytes(factor.rank),
+                     .group_begin = 0,
+                     .group_end = (columns + kernel.lanes - 1) / kernel.lanes,
+                     .width = factor.rank,
+                     .out_width = columns,
+                     .x = reinterpret_cast<const uint8_t*>(hidden(tile.first) + factor.first),
+                     .x_stride = lora_rank_ * sizeof(float),
+                     .terms = 1,
+                     .num_rows = tile.end - tile.first,
+                     .out = sums,
+                     .out_stride = kColumns,
+                     .bias = nullptr,
+                     .addend = nullptr,
+                     .addend_stride = 0});
                 for (size_t i = tile.first; i < tile.end; ++i) {
                     float* out = floats(op.out[factor.out], plan.rows[i]) + column;
                     kernels_.rows.add(out, sums + (i - tile.first) * kColumns, columns, out);

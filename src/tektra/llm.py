@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
 from typing import Any, Literal, overload
 
+from tektra.engine.adapters import AdapterChoice, adapter_uses
 from tektra.engine.asked_model import AskedModel, Requests
 from tektra.engine.local_model import LLMOptions
 from tektra.engine.outputs import Chunk, Completion
@@ -41,6 +42,8 @@ class LLM(AskedModel):
         prefix_cache: reuse what was computed for an equal beginning of an earlier prompt.
         packed_cache: use and leave packed copies of weights, for quick starts (docs/embedding.md).
         seed: where the seeds of requests that name none come from, in order of arrival.
+        adapters: LoRA adapters to load with the model, by the names that requests call them by;
+            `load_adapter` says what they can be.
         progress: told how far loading is, on the threads that load.
         cancel: ends loading when it is set.
         wait: if False, load on a thread of its own: `status` is ``"loading"``, and calls wait.
@@ -63,6 +66,8 @@ class LLM(AskedModel):
         params: SamplingParams | None = None,
         *,
         stream: Literal[False] = False,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Completion: ...
 
@@ -73,6 +78,8 @@ class LLM(AskedModel):
         params: SamplingParams | None = None,
         *,
         stream: Literal[False] = False,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> list[Completion]: ...
 
@@ -83,6 +90,8 @@ class LLM(AskedModel):
         params: SamplingParams | None = None,
         *,
         stream: Literal[True],
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Generator[Chunk, None, None]: ...
 
@@ -92,6 +101,8 @@ class LLM(AskedModel):
         params: SamplingParams | None = None,
         *,
         stream: bool = False,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Completion | list[Completion] | Generator[Chunk, None, None]:
         """Continues a prompt as it is, or several prompts in one batch.
@@ -105,6 +116,10 @@ class LLM(AskedModel):
             stream: return an iterator of chunks. It hands in the request when it is first read;
                 closing it cancels the request. Chunks of several prompts come as they come,
                 ``index`` says whose they are.
+            adapter: name of the adapter that the model has for this, several names, or names with
+                their scales (``{"style": 0.5}``); see `load_adapter`. What several add is added in
+                their order.
+            adapter_scale: factor on what the adapters add.
             overrides: fields of `SamplingParams` to use instead of those in ``params``, or in
                 `default_sampling` where there are none.
 
@@ -119,7 +134,8 @@ class LLM(AskedModel):
             BackendError: the model failed on the prompt.
         """
         choose = self._chooser(params, overrides)
-        requests, single = self._generate_requests(prompt, choose(), stream)
+        uses = adapter_uses(adapter, adapter_scale)
+        requests, single = self._generate_requests(prompt, choose(), stream, uses)
         return self._run(requests, single, stream)
 
     @overload
@@ -129,6 +145,8 @@ class LLM(AskedModel):
         params: SamplingParams | None = None,
         *,
         stream: Literal[False] = False,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Coroutine[Any, Any, Completion]: ...
 
@@ -139,6 +157,8 @@ class LLM(AskedModel):
         params: SamplingParams | None = None,
         *,
         stream: Literal[False] = False,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Coroutine[Any, Any, list[Completion]]: ...
 
@@ -149,6 +169,8 @@ class LLM(AskedModel):
         params: SamplingParams | None = None,
         *,
         stream: Literal[True],
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> AsyncGenerator[Chunk, None]: ...
 
@@ -158,6 +180,8 @@ class LLM(AskedModel):
         params: SamplingParams | None = None,
         *,
         stream: bool = False,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Coroutine[Any, Any, Completion | list[Completion]] | AsyncGenerator[Chunk, None]:
         """`generate` for coroutines: await it, or with ``stream=True`` iterate over it.
@@ -165,9 +189,10 @@ class LLM(AskedModel):
         Cancelling the task, or closing the iterator, cancels the request.
         """
         choose = self._chooser(params, overrides)
+        uses = adapter_uses(adapter, adapter_scale)
 
         def prepare() -> Requests:
-            return self._generate_requests(prompt, choose(), stream)
+            return self._generate_requests(prompt, choose(), stream, uses)
 
         return self._astream(prepare) if stream else self._acomplete(prepare)
 
@@ -182,6 +207,8 @@ class LLM(AskedModel):
         add_generation_prompt: bool = True,
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Completion: ...
 
@@ -196,6 +223,8 @@ class LLM(AskedModel):
         add_generation_prompt: bool = True,
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Generator[Chunk, None, None]: ...
 
@@ -209,13 +238,15 @@ class LLM(AskedModel):
         add_generation_prompt: bool = True,
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Completion | Generator[Chunk, None, None]:
         """Answers a conversation, written out by the model's chat template.
 
         Args:
             messages: ``{"role": ..., "content": ...}`` one after another.
-            params, stream, overrides: as in `generate`.
+            params, stream, adapter, adapter_scale, overrides: as in `generate`.
             tools: functions that the model may call, as JSON schemas, for templates that know
                 what to do with them.
             add_generation_prompt: end with the beginning of an answer.
@@ -227,10 +258,12 @@ class LLM(AskedModel):
             TektraError: as for `generate`.
         """
         choose = self._chooser(params, overrides)
+        uses = adapter_uses(adapter, adapter_scale)
         request = self._chat_request(
             messages,
             choose(),
             stream,
+            uses,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             template=template,
@@ -251,6 +284,8 @@ class LLM(AskedModel):
         add_generation_prompt: bool = True,
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Coroutine[Any, Any, Completion]: ...
 
@@ -265,6 +300,8 @@ class LLM(AskedModel):
         add_generation_prompt: bool = True,
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> AsyncGenerator[Chunk, None]: ...
 
@@ -278,6 +315,8 @@ class LLM(AskedModel):
         add_generation_prompt: bool = True,
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
         **overrides: Any,
     ) -> Coroutine[Any, Any, Completion] | AsyncGenerator[Chunk, None]:
         """`chat` for coroutines: await it, or with ``stream=True`` iterate over it.
@@ -285,12 +324,14 @@ class LLM(AskedModel):
         Cancelling the task, or closing the iterator, cancels the request.
         """
         choose = self._chooser(params, overrides)
+        uses = adapter_uses(adapter, adapter_scale)
 
         def prepare() -> Requests:
             request = self._chat_request(
                 messages,
                 choose(),
                 stream,
+                uses,
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 template=template,

@@ -38,9 +38,7 @@ class AdaptedLinears:
             for index, op in enumerate(instructions)
             if op.code is OpCode.LINEAR
         }
-        self._shapes = {
-            name: shapes[name] for names in self._linears.values() for name in names
-        }
+        self._shapes = {name: shapes[name] for names in self._linears.values() for name in names}
 
     def add(self, program: Any, updates: Mapping[str, LowRankUpdate]) -> int:
         """Gives an adapter to a program; `Executable.add_adapter` says what is raised."""
@@ -71,9 +69,7 @@ class AdaptedLinears:
 def _add_factors(
     program: Any, adapter: int, index: int, concerned: list[tuple[int, LowRankUpdate]]
 ) -> None:
-    factors = [
-        (out, len(update.a), update.scale, _bytes(update.b)) for out, update in concerned
-    ]
+    factors = [(out, len(update.a), update.scale, _bytes(update.b)) for out, update in concerned]
     stacked = np.concatenate([update.a for _, update in concerned])
     program.add_factors(adapter, index, int(GGMLType.F32), _bytes(stacked), factors)
 

@@ -74,11 +74,8 @@ def check_adapters(step: Step, known: Collection[int]) -> None:
     """Raises `BackendError` where the adapters of a step are not among those known."""
     if step.adapters is None and step.adapter_scales is None:
         return
-    _check(
-        step.adapters is not None and step.adapter_scales is not None,
-        "adapters and their scales are not both there",
-    )
-    assert step.adapters is not None and step.adapter_scales is not None
+    if step.adapters is None or step.adapter_scales is None:
+        raise BackendError("malformed step: adapters and their scales are not both there")
     shape = (step.num_sequences, *step.adapters.shape[1:2])
     _check_array("adapters", step.adapters, 2)
     _check(step.adapters.shape == shape, "adapters does not fit num_cached")
@@ -94,9 +91,7 @@ def check_adapters(step: Step, known: Collection[int]) -> None:
     )
 
 
-def check_update(
-    name: str, update: LowRankUpdate, linears: Mapping[str, tuple[int, ...]]
-) -> None:
+def check_update(name: str, update: LowRankUpdate, linears: Mapping[str, tuple[int, ...]]) -> None:
     """Raises `BackendError` where an adapter's update does not fit the linear of that name."""
     shape = linears.get(name)
     if shape is None:

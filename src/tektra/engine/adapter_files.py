@@ -6,9 +6,7 @@ It knows the forms by their files; `formats` knows what is in them.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from tektra.errors import FormatError, ModelNotFoundError, UnsupportedModelError
 from tektra.formats.adapter_gguf import read_gguf_adapter
 from tektra.formats.low_rank import LowRankUpdate
 from tektra.models.adapters import fit_adapter

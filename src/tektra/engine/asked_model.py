@@ -13,7 +13,7 @@ from tektra.engine.engine import Engine
 from tektra.engine.local_model import LocalModel
 from tektra.engine.outputs import Chunk, Completion
 from tektra.engine.prompts import Message, Prompt, PromptList, encode_prompt, split_prompts
-from tektra.engine.request import GenerateRequest
+from tektra.engine.request import AdapterUse, GenerateRequest
 from tektra.engine.sampling_params import SamplingParams
 from tektra.errors import InvalidParameterError
 
@@ -38,7 +38,11 @@ class AskedModel(LocalModel):
         return lambda: self.default_sampling.replace(**overrides)
 
     def _generate_requests(
-        self, prompt: Prompt | PromptList, params: SamplingParams, stream: bool
+        self,
+        prompt: Prompt | PromptList,
+        params: SamplingParams,
+        stream: bool,
+        adapters: tuple[AdapterUse, ...],
     ) -> Requests:
         model = self._runtime.ready().model
         model.require("logits")
@@ -53,6 +57,7 @@ class AskedModel(LocalModel):
                 params=params,
                 stream=stream,
                 index=index,
+                adapters=adapters,
             )
             for index, item in enumerate(prompts)
         ]
@@ -63,6 +68,7 @@ class AskedModel(LocalModel):
         messages: Sequence[Message],
         params: SamplingParams,
         stream: bool,
+        adapters: tuple[AdapterUse, ...],
         *,
         tools: Sequence[Mapping[str, Any]] | None,
         add_generation_prompt: bool,
@@ -79,7 +85,13 @@ class AskedModel(LocalModel):
             tools=tools,
             options=options,
         )
-        return GenerateRequest(prompt=tokens, params=params, stream=stream, continues_text=False)
+        return GenerateRequest(
+            prompt=tokens,
+            params=params,
+            stream=stream,
+            continues_text=False,
+            adapters=adapters,
+        )
 
     def _run(
         self, requests: list[GenerateRequest], single: bool, stream: bool

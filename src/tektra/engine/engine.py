@@ -178,14 +178,13 @@ class Engine:
 
     def _between_steps(self, function: Callable[[], None]) -> None:
         """Calls a function on the engine's thread, and raises what it raises."""
-        if threading.current_thread() is self._thread:
-            return function()
-        with self._wake:
-            self._check_open()
-            wait = self._calls.put(function)
-            self._wake.notify()
+        wait = function
+        if threading.current_thread() is not self._thread:
+            with self._wake:
+                self._check_open()
+                wait = self._calls.put(function)
+                self._wake.notify()
         wait()
-        return None
 
     @property
     def alive(self) -> bool:
@@ -291,13 +290,9 @@ class Engine:
     def _take_in(self) -> bool:
         """Waits for work and takes new requests. False when it is time to end."""
         with self._wake:
-            while not (
-                self._inbox
-                or self._to_cancel
-                or self._calls
-                or self._scheduler.has_work
-                or self._closing
-            ):
+            while not (self._inbox or self._to_cancel or self._calls or self._closing):
+                if self._scheduler.has_work:
+                    break
                 self._wake.wait()
             if self._closing:
                 return False

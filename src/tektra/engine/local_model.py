@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from tektra.backends.base import Backend
 from tektra.config import KvType, Settings
 from tektra.engine import text_vectors
+from tektra.engine.adapters import AdapterChoice, adapter_uses
 from tektra.engine.capabilities import Capabilities, capabilities_of
 from tektra.engine.delivery import compute_rows
 from tektra.engine.loader import LoadOptions
+from tektra.engine.model_adapters import ModelAdapters
 from tektra.engine.packed_copy import PackedStatus
 from tektra.engine.prompts import (
     Message,
@@ -55,11 +57,12 @@ class LLMOptions(TypedDict, total=False):
     prefix_cache: bool
     seed: int | None
     packed_cache: bool
+    adapters: Mapping[str, str | os.PathLike[str]] | None
     progress: ProgressCallback
     cancel: CancelToken | None
 
 
-class LocalModel:
+class LocalModel(ModelAdapters):
     """Everything of `tektra.LLM` but generating; documented there."""
 
     def __init__(
@@ -76,6 +79,7 @@ class LocalModel:
         prefix_cache: bool = True,
         seed: int | None = None,
         packed_cache: bool = True,
+        adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
         wait: bool = True,
@@ -99,6 +103,7 @@ class LocalModel:
             max_waiting=max_waiting,
             prefix_cache=prefix_cache,
             seed=seed,
+            adapters=dict(adapters or {}),
             progress=progress,
             cancel=cancel or CancelToken(),
         )
@@ -250,6 +255,8 @@ class LocalModel:
         prompt: str | None = None,
         dimensions: int | None = None,
         truncate: bool = False,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
     ) -> _Floats:
         """Vectors of texts, from the model's final hidden states.
 
@@ -265,6 +272,7 @@ class LocalModel:
                 representations); scaled after that.
             truncate: cut off the end of texts that are longer than the context, instead of
                 raising an error.
+            adapter, adapter_scale: as for `generate`.
 
         Returns:
             float32 [N, dimensions]; N is 1 for a text that is not in a list.
@@ -273,6 +281,7 @@ class LocalModel:
             ContextLengthError: a text is longer than the context, and is not to be cut.
             InvalidParameterError, BackendError: as for `generate`.
         """
+        uses = adapter_uses(adapter, adapter_scale)
         ready = self._runtime.ready()
         return text_vectors.embed(
             ready,
@@ -282,6 +291,7 @@ class LocalModel:
             before=ready.model.vectors.prompt(prompt_name, prompt),
             dimensions=dimensions,
             truncate=truncate,
+            adapters=uses,
         )
 
     def rerank(
@@ -320,13 +330,20 @@ class LocalModel:
             raw_scores=raw_scores,
         )
 
-    def score(self, text: Prompt | Sequence[Message]) -> _Floats:
+    def score(
+        self,
+        text: Prompt | Sequence[Message],
+        *,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
+    ) -> _Floats:
         """Log-probabilities of every next token, at every place of a text.
 
         Args:
             text: token ids, which are taken as they are; a text, which becomes
                 ``tokenize(text, add_special=True)``; or messages, which the model's chat template
                 writes out without the beginning of a further answer.
+            adapter, adapter_scale: as for `generate`.
 
         Returns:
             float32 [T, vocab]: row t holds the natural logs of p(token | tokens 0 to t), so row
@@ -337,14 +354,22 @@ class LocalModel:
         Raises:
             InvalidParameterError, ContextLengthError, BackendError: as for `generate`.
         """
+        uses = adapter_uses(adapter, adapter_scale)
         ready = self._runtime.ready()
         ready.model.require("logits")
         tokens = self._scored_tokens(text)
         sink = AllLogProbs(len(tokens), ready.model.drawn.graph.outputs["logits"].width)
-        compute_rows(ready.engine, [RowsRequest(tokens=tokens, output="logits", sink=sink)])
+        request = RowsRequest(tokens=tokens, output="logits", sink=sink, adapters=uses)
+        compute_rows(ready.engine, [request])
         return sink.result
 
-    def score_next(self, text: Prompt | Sequence[Message]) -> _Floats:
+    def score_next(
+        self,
+        text: Prompt | Sequence[Message],
+        *,
+        adapter: AdapterChoice = None,
+        adapter_scale: float = 1.0,
+    ) -> _Floats:
         """Log-probability that the model gives to each token of a text but the first.
 
         Like ``score(text)[t, tokens[t + 1]]`` for each t, without the memory for the others.
@@ -352,12 +377,13 @@ class LocalModel:
         Returns:
             float32 [T - 1], natural logs.
         """
+        uses = adapter_uses(adapter, adapter_scale)
         ready = self._runtime.ready()
         ready.model.require("logits")
         tokens = self._scored_tokens(text)
         sink = NextLogProbs(tokens)
-        engine = ready.engine
-        compute_rows(engine, [RowsRequest(tokens=tokens, output="logits", sink=sink)])
+        request = RowsRequest(tokens=tokens, output="logits", sink=sink, adapters=uses)
+        compute_rows(ready.engine, [request])
         return sink.result
 
     def perplexity(self, text: Prompt | Sequence[Message]) -> float:

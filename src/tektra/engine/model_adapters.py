@@ -30,9 +30,7 @@ class ModelAdapters:
         """The adapters that are loaded, by name; a snapshot. Waits until the model is loaded."""
         return self._runtime.ready().engine.adapters.infos()
 
-    def load_adapter(
-        self, path: str | os.PathLike[str], *, name: str | None = None
-    ) -> AdapterInfo:
+    def load_adapter(self, path: str | os.PathLike[str], *, name: str | None = None) -> AdapterInfo:
         """Loads a LoRA adapter, which requests can then ask for by its name.
 
         Requests that run go on meanwhile.
@@ -62,9 +60,7 @@ class ModelAdapters:
         self._runtime.ready().engine.adapters.remove(name)
 
 
-def load_adapter_into(
-    ready: Ready, path: str | os.PathLike[str], name: str | None
-) -> AdapterInfo:
+def load_adapter_into(ready: Ready, path: str | os.PathLike[str], name: str | None) -> AdapterInfo:
     """`ModelAdapters.load_adapter` for a model that is ready."""
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise InvalidParameterError("path", f"must be a path, not {path!r:.60}")

@@ -1,7 +1,8 @@
 """Finds cache blocks that already hold the beginning of a prompt.
 
 A full block is known by the digest of its tokens and of all tokens before them, and of the adapters
-that they ran with, so equal digests mean equal keys and values. It knows token ids and block numbers, nothing of requests or models.
+that they ran with, so equal digests mean equal keys and values. It knows token ids and block
+numbers, nothing of requests or models.
 """
 
 from __future__ import annotations
@@ -32,9 +33,7 @@ def root_digest(adapters: Sequence[tuple[int, float]]) -> bytes:
     return blake2b(data, digest_size=DIGEST_BYTES, person=b"adapters").digest()
 
 
-def extend_digests(
-    digests: list[bytes], tokens: Sequence[int], root: bytes = NO_ADAPTERS
-) -> None:
+def extend_digests(digests: list[bytes], tokens: Sequence[int], root: bytes = NO_ADAPTERS) -> None:
     """Appends the digests of the full blocks of ``tokens`` that ``digests`` does not have yet.
 
     Each is the BLAKE2b of the digest before it, or of ``root``, and of the block's tokens as 32-bit

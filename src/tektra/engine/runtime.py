@@ -10,11 +10,13 @@ import atexit
 import os
 import threading
 import traceback
+from collections.abc import Mapping
 from typing import Literal
 
 from tektra.engine.chat import ChatEncoder
 from tektra.engine.engine import Engine, EngineOptions
 from tektra.engine.loader import EitherCancelled, LoadedModel, LoadOptions, load
+from tektra.engine.model_adapters import load_adapter_into
 from tektra.engine.stats import EngineStats, Health
 from tektra.errors import CancelledError, RequestError
 from tektra.progress import CancelToken, ProgressCallback
@@ -43,6 +45,7 @@ class Runtime:
         reference: which model.
         options: how to load it.
         max_waiting, prefix_cache, seed: see `EngineOptions`.
+        adapters: paths of adapters to load, by the names that requests call them by.
         progress: told how far loading is, on the thread that loads.
         cancel: ends loading when it is set.
     """
@@ -55,6 +58,7 @@ class Runtime:
         max_waiting: int | None,
         prefix_cache: bool,
         seed: int | None,
+        adapters: Mapping[str, str | os.PathLike[str]],
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> None:
@@ -63,6 +67,7 @@ class Runtime:
         self._max_waiting = max_waiting
         self._prefix_cache = prefix_cache
         self._seed = seed
+        self._adapters = adapters
         self._progress = progress
         self._cancel = EitherCancelled(cancel)
         self._lock = threading.Lock()
@@ -83,7 +88,16 @@ class Runtime:
                 model.executable.close()
                 model.packed.close()
                 raise CancelledError("the model was closed while it was loading")
-            self._ready = Ready(model, self._new_engine(model))
+            ready = Ready(model, self._new_engine(model))
+            try:
+                for name, path in self._adapters.items():
+                    self._cancel.check()
+                    load_adapter_into(ready, path, name)
+            except BaseException:
+                ready.engine.close()
+                model.packed.close()
+                raise
+            self._ready = ready
         self._loaded.set()
         engine = self._ready.engine
         model.packed.start(lambda: engine.busy)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tektra.engine.delivery import compute_rows
 from tektra.engine.prompts import Prompt, PromptList, encode_prompt, split_prompts
-from tektra.engine.request import RowsRequest
+from tektra.engine.request import AdapterUse, RowsRequest
 from tektra.engine.runtime import Ready
 from tektra.engine.scoring import PooledRows, Pooling
 from tektra.errors import ContextLengthError, InvalidParameterError, RequestError
@@ -47,6 +47,7 @@ def embed(
     before: str,
     dimensions: int | None,
     truncate: bool,
+    adapters: tuple[AdapterUse, ...] = (),
 ) -> _Floats:
     """Vectors of texts; documented at `tektra.LLM.embed`. ``before`` is put before each text."""
     model = ready.model
@@ -72,6 +73,7 @@ def embed(
                 sink=sink,
                 first=first,
                 end=end if model.is_encoder else None,
+                adapters=adapters,
             )
         )
     width = model.drawn.config.embedding_width

@@ -1,4 +1,4 @@
-"""Updates of low rank, which adapters (LoRA, Hu et al., https://arxiv.org/abs/2106.09685) consist of.
+"""Updates of low rank: what LoRA adapters consist of (https://arxiv.org/abs/2106.09685).
 
 Plain data and its checks; it knows neither files nor models.
 """

@@ -67,6 +67,4 @@ def _target(name: str, graph: Graph, linears: set[str], adapter: str) -> str:
             "norms and biases are not supported",
             remedy="train the adapter on linear layers only",
         )
-    raise FormatError(
-        f"{adapter} changes {name!r}, which this model does not have", remedy=_REMEDY
-    )
+    raise FormatError(f"{adapter} changes {name!r}, which this model does not have", remedy=_REMEDY)

@@ -1,0 +1,131 @@
+"""Makes tests/goldens/adapters/: what PEFT and transformers compute for the seeded adapters.
+
+Run it in an environment of its own with torch (CPU), transformers, peft and NumPy:
+
+    python tests/goldens/make_adapter_goldens.py
+
+It needs nothing of Tektra. Logits are in logits.npz; beside it lies each adapter's configuration
+as PEFT writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import safetensors.numpy
+import torch
+import transformers
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.goldens.seeded_adapters import (
+    ADAPTERS,
+    COMBINATIONS,
+    SeededAdapter,
+    adapter_fingerprint,
+    peft_config,
+    peft_weights,
+)
+from tests.goldens.seeded_model import Variant, checkpoint_weights, token_ids
+
+CLASSES: dict[str, tuple[Any, Any]] = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+}
+OUT = Path(__file__).parent / "adapters"
+
+
+def base_model(v: Variant) -> Any:
+    make_config, make_model = CLASSES[v.architecture]
+    extra: dict[str, Any] = {}
+    if v.architecture == "llama":
+        extra = {"attention_bias": v.attention_bias, "mlp_bias": v.mlp_bias, "head_dim": v.head_dim}
+    config = make_config(
+        vocab_size=v.vocab,
+        hidden_size=v.hidden,
+        intermediate_size=v.ffn,
+        num_hidden_layers=v.layers,
+        num_attention_heads=v.heads,
+        num_key_value_heads=v.kv_heads,
+        max_position_embeddings=v.context,
+        rms_norm_eps=v.eps,
+        tie_word_embeddings=v.tied,
+        rope_parameters=dict(v.rope),
+        attn_implementation="eager",
+        **extra,
+    )
+    model = make_model(config).to(torch.float32).eval()
+    state = {name: torch.from_numpy(array) for name, array in checkpoint_weights(v).items()}
+    model.load_state_dict(state, strict=not v.tied)
+    return model
+
+
+def logits(v: Variant, adapters: Sequence[SeededAdapter]) -> NDArray[np.float32]:
+    model = base_model(v)
+    if adapters:
+        first, *more = adapters
+        wrapped = peft.get_peft_model(
+            model, peft.LoraConfig(**peft_config(first)), adapter_name=first.name
+        )
+        for a in more:
+            wrapped.add_adapter(a.name, peft.LoraConfig(**peft_config(a)))
+        for a in adapters:
+            state = {name: torch.from_numpy(array) for name, array in peft_weights(a).items()}
+            result = peft.set_peft_model_state_dict(wrapped, state, adapter_name=a.name)
+            missing = [n for n in result.missing_keys if "lora_" in n and f".{a.name}." in n]
+            if missing or result.unexpected_keys:
+                raise SystemExit(f"{a.name}: missing {missing}, {result.unexpected_keys}")
+            write_config(wrapped, a)
+        wrapped.base_model.set_adapter([a.name for a in adapters])
+        model = wrapped.eval()
+    with torch.no_grad():
+        out = model(torch.from_numpy(token_ids(v).astype(np.int64))[None]).logits
+    return np.asarray(out[0].numpy(), np.float32)
+
+
+def write_config(wrapped: Any, a: SeededAdapter) -> None:
+    """Keeps the configuration that PEFT writes, and looks at the names that it gives tensors."""
+    with tempfile.TemporaryDirectory() as folder:
+        wrapped.save_pretrained(folder, selected_adapters=[a.name], save_embedding_layers=False)
+        (saved,) = Path(folder).rglob("adapter_model.safetensors")
+        tensors = safetensors.numpy.load_file(saved)
+        if tensors.keys() != peft_weights(a).keys():
+            raise SystemExit(f"{a.name}: PEFT has other names: {sorted(tensors)[:4]}")
+        config = json.loads((saved.parent / "adapter_config.json").read_text())
+    config["target_modules"] = sorted(config["target_modules"])
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (OUT / f"{a.name}.json").write_text(text)
+
+
+def main() -> None:
+    OUT.mkdir(exist_ok=True)
+    arrays: dict[str, NDArray[Any]] = {}
+    cases = {name: (name,) for name in ADAPTERS} | dict(COMBINATIONS)
+    for case, names in cases.items():
+        adapters = [ADAPTERS[name] for name in names]
+        v = adapters[0].model
+        plain, full = logits(v, ()), logits(v, adapters)
+        change = float(np.abs(full - plain).max() / np.abs(full).max())
+        if change < 0.05:
+            raise SystemExit(f"{case}: the adapter hardly shows ({change:.3g})")
+        arrays[case] = full[list(v.rows)]
+        print(f"{case:18} max |logit| {np.abs(full).max():.2f}  effect {change:.3f}")
+    for name, a in ADAPTERS.items():
+        arrays[f"{name} fingerprint"] = np.array(adapter_fingerprint(a))
+    versions = [f"torch {torch.__version__}", f"peft {peft.__version__}"]
+    np.savez_compressed(
+        OUT / "logits.npz", allow_pickle=False, versions=np.array(versions), **arrays
+    )
+    print(OUT / "logits.npz", (OUT / "logits.npz").stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()
