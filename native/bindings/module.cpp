@@ -47,9 +47,9 @@ Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_
         block_tables.shape(0) != num_sequences ||
         (segments && segments->shape(0) != token_ids.shape(0)) ||
         adapters.has_value() != adapter_scales.has_value() ||
-        (adapters && (adapters->shape(0) != num_sequences ||
-                      adapter_scales->shape(0) != num_sequences ||
-                      adapter_scales->shape(1) != num_adapters))) {
+        (adapters &&
+         (adapters->shape(0) != num_sequences || adapter_scales->shape(0) != num_sequences ||
+          adapter_scales->shape(1) != num_adapters))) {
         throw std::invalid_argument("step: its arrays differ in length");
     }
     const StepView step{

@@ -90,14 +90,14 @@ void Program::add_factors(int32_t id, size_t index, WeightType type, const uint8
         if (f.rank == 0 || f.rank > kMostRank) fail("a rank that is 0 or too large");
         if (!std::isfinite(f.scale)) fail("a scale that is not finite");
         const size_t rows = buffers_[op.out[f.out]].width;
-        const LinearKernel& kernel = kernel_for(type, rows, f.rank);
+        const LinearKernel& kernel = kernel_for(type, rows, f.rank, 1);
         if (f.num_bytes != rows * f.rank * kernel.source_bytes) fail("b is of another size");
         linear->factors.push_back(
             {f.out, f.rank, linear->rank, f.scale, packed(kernel, f.b, rows, f.rank)});
         linear->rank += f.rank;
     }
     if (linear->rank == 0 || linear->rank > kMostRank) fail("no factors, or ranks too large");
-    const LinearKernel& kernel = kernel_for(type, linear->rank, width);
+    const LinearKernel& kernel = kernel_for(type, linear->rank, width, 1);
     if (num_bytes != linear->rank * width * kernel.source_bytes) fail("a is of another size");
     linear->a = packed(kernel, a, linear->rank, width);
 

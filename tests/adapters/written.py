@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tests.goldens.seeded_adapters import SeededAdapter, gguf_adapter
+from tests.goldens.seeded_model import VARIANTS, checkpoint_weights
 
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.gguf_values import Typed
@@ -19,7 +20,10 @@ __all__ = ["write_gguf_adapter", "write_gguf_parts"]
 
 def write_gguf_adapter(folder: Path, adapter: SeededAdapter) -> Path:
     """As llama.cpp's converter writes it."""
-    return write_gguf_parts(folder / f"{adapter.name}.gguf", *gguf_adapter(adapter))
+    base = VARIANTS[adapter.base]
+    return write_gguf_parts(
+        folder / f"{adapter.name}.gguf", *gguf_adapter(adapter, base, checkpoint_weights(base))
+    )
 
 
 def write_gguf_parts(

@@ -24,9 +24,9 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from tests.goldens.seeded_adapters import (
+from seeded_adapters import (
     ADAPTERS,
     COMBINATIONS,
     SeededAdapter,
@@ -34,7 +34,7 @@ from tests.goldens.seeded_adapters import (
     peft_config,
     peft_weights,
 )
-from tests.goldens.seeded_model import Variant, checkpoint_weights, token_ids
+from seeded_model import VARIANTS, Variant, checkpoint_weights, token_ids
 
 CLASSES: dict[str, tuple[Any, Any]] = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
@@ -78,12 +78,15 @@ def logits(v: Variant, adapters: Sequence[SeededAdapter]) -> NDArray[np.float32]
         for a in more:
             wrapped.add_adapter(a.name, peft.LoraConfig(**peft_config(a)))
         for a in adapters:
-            state = {name: torch.from_numpy(array) for name, array in peft_weights(a).items()}
+            state = {
+                name: torch.from_numpy(array)
+                for name, array in peft_weights(a, checkpoint_weights(v)).items()
+            }
             result = peft.set_peft_model_state_dict(wrapped, state, adapter_name=a.name)
             missing = [n for n in result.missing_keys if "lora_" in n and f".{a.name}." in n]
             if missing or result.unexpected_keys:
                 raise SystemExit(f"{a.name}: missing {missing}, {result.unexpected_keys}")
-            write_config(wrapped, a)
+            write_config(wrapped, a, v)
         wrapped.base_model.set_adapter([a.name for a in adapters])
         model = wrapped.eval()
     with torch.no_grad():
@@ -91,13 +94,13 @@ def logits(v: Variant, adapters: Sequence[SeededAdapter]) -> NDArray[np.float32]
     return np.asarray(out[0].numpy(), np.float32)
 
 
-def write_config(wrapped: Any, a: SeededAdapter) -> None:
+def write_config(wrapped: Any, a: SeededAdapter, v: Variant) -> None:
     """Keeps the configuration that PEFT writes, and looks at the names that it gives tensors."""
     with tempfile.TemporaryDirectory() as folder:
         wrapped.save_pretrained(folder, selected_adapters=[a.name], save_embedding_layers=False)
         (saved,) = Path(folder).rglob("adapter_model.safetensors")
         tensors = safetensors.numpy.load_file(saved)
-        if tensors.keys() != peft_weights(a).keys():
+        if tensors.keys() != peft_weights(a, checkpoint_weights(v)).keys():
             raise SystemExit(f"{a.name}: PEFT has other names: {sorted(tensors)[:4]}")
         config = json.loads((saved.parent / "adapter_config.json").read_text())
     config["target_modules"] = sorted(config["target_modules"])
@@ -111,7 +114,7 @@ def main() -> None:
     cases = {name: (name,) for name in ADAPTERS} | dict(COMBINATIONS)
     for case, names in cases.items():
         adapters = [ADAPTERS[name] for name in names]
-        v = adapters[0].model
+        v = VARIANTS[adapters[0].base]
         plain, full = logits(v, ()), logits(v, adapters)
         change = float(np.abs(full - plain).max() / np.abs(full).max())
         if change < 0.05:
@@ -119,7 +122,9 @@ def main() -> None:
         arrays[case] = full[list(v.rows)]
         print(f"{case:18} max |logit| {np.abs(full).max():.2f}  effect {change:.3f}")
     for name, a in ADAPTERS.items():
-        arrays[f"{name} fingerprint"] = np.array(adapter_fingerprint(a))
+        arrays[f"{name} fingerprint"] = np.array(
+            adapter_fingerprint(a, checkpoint_weights(VARIANTS[a.base]))
+        )
     versions = [f"torch {torch.__version__}", f"peft {peft.__version__}"]
     np.savez_compressed(
         OUT / "logits.npz", allow_pickle=False, versions=np.array(versions), **arrays

@@ -10,11 +10,10 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tests.goldens.seeded_model import VARIANTS, Variant, checkpoint_weights
 
 __all__ = [
     "ADAPTERS",
@@ -27,6 +26,7 @@ __all__ = [
 ]
 
 F32 = NDArray[np.float32]
+Weights = Mapping[str, F32]
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -44,9 +44,16 @@ class SeededAdapter:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 
+
+class Base(Protocol):
+    """What is asked of a model of `seeded_model`."""
+
     @property
-    def model(self) -> Variant:
-        return VARIANTS[self.base]
+    def architecture(self) -> str: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
 
 
 ADAPTERS: Mapping[str, SeededAdapter] = MappingProxyType(
@@ -90,11 +97,14 @@ COMBINATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Adapters of one model that are active at the same time."""
 
 
-def peft_weights(a: SeededAdapter) -> dict[str, F32]:
-    """Its tensors by PEFT's names. They are large enough to change every logit."""
+def peft_weights(a: SeededAdapter, model: Weights) -> dict[str, F32]:
+    """Its tensors by PEFT's names, for a model of these weights by the names of transformers.
+
+    They are large enough to change every logit.
+    """
     rng = np.random.default_rng(zlib.crc32(f"{a.name} adapter".encode()))
     weights: dict[str, F32] = {}
-    for name, matrix in _targets(a).items():
+    for name, matrix in _targets(a, model).items():
         rank = _of(a.rank_pattern, name, a.r)
         rows, width = matrix.shape
         stem = f"base_model.model.{name}"
@@ -104,10 +114,10 @@ def peft_weights(a: SeededAdapter) -> dict[str, F32]:
     return weights
 
 
-def _targets(a: SeededAdapter) -> dict[str, F32]:
+def _targets(a: SeededAdapter, model: Weights) -> dict[str, F32]:
     return {
         name.removesuffix(".weight"): array
-        for name, array in checkpoint_weights(a.model).items()
+        for name, array in model.items()
         if name.endswith(".weight") and name.split(".")[-2] in a.targets
     }
 
@@ -134,10 +144,10 @@ def peft_config(a: SeededAdapter) -> dict[str, Any]:
     }
 
 
-def adapter_fingerprint(a: SeededAdapter) -> int:
+def adapter_fingerprint(a: SeededAdapter, model: Weights) -> int:
     """Checksum of the weights: tells whether the seed still makes what it made."""
     crc = 0
-    for array in peft_weights(a).values():
+    for array in peft_weights(a, model).values():
         crc = zlib.crc32(array.tobytes(), crc)
     return crc
 
@@ -155,14 +165,16 @@ _NAMES = MappingProxyType(
 )
 
 
-def gguf_adapter(a: SeededAdapter) -> tuple[dict[str, Any], dict[str, F32]]:
+def gguf_adapter(
+    a: SeededAdapter, base: Base, model: Weights
+) -> tuple[dict[str, Any], dict[str, F32]]:
     """Metadata and tensors as llama.cpp's converter writes them.
 
     The format has one alpha for all tensors: what PEFT scales otherwise is in the factors.
     """
     tensors: dict[str, F32] = {}
-    weights = peft_weights(a)
-    for name in _targets(a):
+    weights = peft_weights(a, model)
+    for name in _targets(a, model):
         down = weights[f"base_model.model.{name}.lora_A.weight"]
         up = weights[f"base_model.model.{name}.lora_B.weight"]
         rank, alpha = len(down), _of(a.alpha_pattern, name, a.alpha)
@@ -172,15 +184,15 @@ def gguf_adapter(a: SeededAdapter) -> tuple[dict[str, Any], dict[str, F32]]:
             target = "output.weight"
         else:
             target = f"blk.{name.split('.')[2]}.{_NAMES[part]}.weight"
-        if a.model.architecture == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
-            heads = a.model.heads if part == "self_attn.q_proj" else a.model.kv_heads
+        if base.architecture == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
+            heads = base.heads if part == "self_attn.q_proj" else base.kv_heads
             halves = up.reshape(heads, 2, len(up) // heads // 2, rank)
             up = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(up.shape)
         tensors[f"{target}.lora_a"] = down
         tensors[f"{target}.lora_b"] = (up * np.float32(scale * rank / a.alpha)).astype(np.float32)
     metadata = {
         "general.type": "adapter",
-        "general.architecture": a.model.architecture,
+        "general.architecture": base.architecture,
         "general.name": a.name,
         "adapter.type": "lora",
         "adapter.lora.alpha": float(a.alpha),

@@ -47,7 +47,8 @@ def fit_adapter(adapter: AdapterFile, drawn: DrawnModel) -> dict[str, LowRankUpd
 
 
 def _linears(graph: Graph) -> set[str]:
-    return {name for op in graph.ops if isinstance(op, ops.Linear) for name in op.weights}
+    names = {name for op in graph.ops if isinstance(op, ops.Linear) for name in op.weights}
+    return {name for name in names if len(graph.shape(name)) == 2}
 
 
 def _target(name: str, graph: Graph, linears: set[str], adapter: str) -> str:
