@@ -40,4 +40,10 @@ static inline float bfloat_to_float(uint16_t b) {
     return std::bit_cast<float>(static_cast<uint32_t>(b) << 16);
 }
 
+// Half of an E8M0 scale: 2^(bits - 128), exact and finite for every byte.
+static inline float half_of_e8m0(uint8_t bits) {
+    // the smallest two have no full exponent
+    return std::bit_cast<float>(bits < 2 ? 0x200000u << bits : (bits - 1u) << 23);
+}
+
 }  // namespace tektra

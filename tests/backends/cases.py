@@ -123,16 +123,18 @@ def _embed_cases() -> Iterator[Case]:
 def _linear_cases() -> Iterator[Case]:
     for type in WEIGHT_TYPES:
         block = type.block_size
-        widths = {1: (1, 33, 576), 32: (96, 576, 896), 256: (256, 768)}[block]
+        widths = {1: (1, 33, 576), 256: (256, 768)}.get(block, (3 * block, 9 * block, 14 * block))
         for out, width in zip((33, 96, 640), widths, strict=False):
             for rows in (1, 2, 7, 64, 130):
                 bias = rows in (2, 64)
                 yield _linear_case([type], [out], width, rows, 0, bias=bias)
     mixed = [GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.F16]
+    coded = [GGMLType.IQ2_S, GGMLType.IQ4_XS, GGMLType.MXFP4]
     old = [GGMLType.Q8_0, GGMLType.Q4_1, GGMLType.Q5_0]
     same = [GGMLType.Q4_0, GGMLType.Q4_0, GGMLType.Q4_0]
     for types, outs, width in (
         (mixed, [64, 32, 33], 512),
+        (coded, [64, 32, 33], 512),
         (old, [96, 32, 32], 576),
         (same, [64, 32, 32], 96),
     ):

@@ -133,11 +133,11 @@ def test_cache_beyond_all_memory() -> None:
 
 
 def test_type_that_cannot_be_decoded() -> None:
-    weights = MemoryWeights.of({"x": np.zeros((1, 32), np.float32)})
-    weights._put("w.weight", (4, 32), GGMLType.IQ4_NL, np.zeros(4 * 18, np.uint8))
+    weights = MemoryWeights.of({"x": np.zeros((1, 256), np.float32)})
+    weights._put("w.weight", (4, 256), GGMLType.Q8_K, np.zeros(4 * 292, np.uint8))
     graph = weights.graph()
     graph.output("hidden", graph.select_outputs(graph.linear(graph.embed("x"), "w")))
-    with pytest.raises(UnsupportedModelError, match=r"w\.weight.*IQ4_NL"):
+    with pytest.raises(UnsupportedModelError, match=r"w\.weight.*Q8_K"):
         ReferenceBackend().compile(graph, weights, OPTIONS)
 
 

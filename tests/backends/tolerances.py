@@ -44,6 +44,21 @@ LINEAR: Mapping[GGMLType, Tolerance] = MappingProxyType(
         GGMLType.Q4_K: _QUANTIZED,
         GGMLType.Q5_K: _QUANTIZED,
         GGMLType.Q6_K: _QUANTIZED,
+        GGMLType.IQ2_XXS: _QUANTIZED,
+        GGMLType.IQ2_XS: _QUANTIZED,
+        GGMLType.IQ2_S: _QUANTIZED,
+        GGMLType.IQ3_XXS: _QUANTIZED,
+        GGMLType.IQ3_S: _QUANTIZED,
+        GGMLType.IQ1_S: _QUANTIZED,
+        GGMLType.IQ1_M: _QUANTIZED,
+        GGMLType.IQ4_NL: _QUANTIZED,
+        GGMLType.IQ4_XS: _QUANTIZED,
+        GGMLType.TQ1_0: _QUANTIZED,
+        GGMLType.TQ2_0: _QUANTIZED,
+        GGMLType.MXFP4: _QUANTIZED,
+        GGMLType.NVFP4: _QUANTIZED,
+        GGMLType.Q1_0: _QUANTIZED,
+        GGMLType.Q2_0: _QUANTIZED,
     }
 )
 """Products with weights of a type."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import gguf
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from tektra.errors import FormatError, InvalidParameterError, UnsupportedModelError
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.quant_blocks import BLOCK_DTYPES, as_blocks
+from tektra.formats.quant_codebooks import CODEBOOK_TYPES, codebook
 from tektra.formats.quants import (
     DECODABLE_TYPES,
     ENCODABLE_TYPES,
@@ -35,8 +38,33 @@ def package_type(ggml_type: GGMLType) -> gguf.GGMLQuantizationType:
 
 
 def package_decodes(data: np.ndarray, ggml_type: GGMLType) -> np.ndarray:
+    if ggml_type in FORMULAS:
+        return FORMULAS[ggml_type](data)
     with np.errstate(all="ignore"):
         return gguf.quants.dequantize(data, package_type(ggml_type))
+
+
+def decode_weight_by_weight(
+    data: np.ndarray, width: int, level: Callable[[np.ndarray, int], np.ndarray]
+) -> np.ndarray:
+    """Blocks of a float16 and then the levels of `width` weights."""
+    blocks = data.reshape(-1, 18)
+    scale = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    levels = [level(blocks[:, 2:].astype(int), i) for i in range(width)]
+    with np.errstate(all="ignore"):
+        out = scale * np.array(levels, np.float32).T
+    return out.reshape(*data.shape[:-1], -1)
+
+
+# The package knows the sizes of these but does not decode them: as ggml's C code reads.
+FORMULAS: dict[GGMLType, Callable[[np.ndarray], np.ndarray]] = {
+    GGMLType.Q1_0: lambda data: decode_weight_by_weight(
+        data, 128, lambda q, i: np.where(q[:, i // 8] >> i % 8 & 1, 1, -1)
+    ),
+    GGMLType.Q2_0: lambda data: decode_weight_by_weight(
+        data, 64, lambda q, i: (q[:, i // 4] >> 2 * (i % 4) & 3) - 1
+    ),
+}
 
 
 def package_encodes(weights: np.ndarray, ggml_type: GGMLType) -> np.ndarray:
@@ -53,7 +81,8 @@ def assert_same_bits(ours: np.ndarray, theirs: np.ndarray) -> None:
 def test_types_of_the_contract() -> None:
     legacy = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"}
     assert {t.name for t in ENCODABLE_TYPES} == legacy
-    assert {t.name for t in DECODABLE_TYPES} == legacy | {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
+    not_weights = {"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"}
+    assert {t.name for t in DECODABLE_TYPES} == {t.name for t in GGMLType} - not_weights
 
 
 @pytest.mark.parametrize("ggml_type", DECODABLE, ids=by_name)
@@ -91,6 +120,11 @@ def test_extreme_scales(ggml_type: GGMLType) -> None:
     blocks = as_blocks(data, ggml_type).reshape(len(pairs), 4)
     for field, values in zip(fields, np.array(pairs, np.uint16).T, strict=False):
         blocks[field] = values.copy().view(np.float16)[:, None]
+    if ggml_type is GGMLType.IQ1_M:  # the scale is on top of four fields
+        nibbles = np.array(SCALES, np.uint16)[:, None] >> np.array([0, 4, 8, 12], np.uint16) << 12
+        blocks["scales"] = (blocks["scales"] & 0xFFF) | nibbles[:, None]
+    if ggml_type is GGMLType.MXFP4:  # the largest overflows, here as there
+        blocks["e"] = np.array([0, 1, 2, 3, 126, 127, 128, 200, 251, 252], np.uint8)[:, None]
     ours = dequantize(data, ggml_type, (len(pairs), width))
     assert np.isfinite(ours).all()
     assert_same_bits(ours, package_decodes(data, ggml_type))
@@ -142,6 +176,29 @@ def test_wrong_size() -> None:
         dequantize(np.zeros(135, np.uint8), GGMLType.Q8_0, (2, 64), name="w")
     with pytest.raises(FormatError, match="multiple of 32"):
         dequantize(np.zeros(34, np.uint8), GGMLType.Q8_0, (31,))
+
+
+def test_codebooks_are_those_of_the_package() -> None:
+    digest = hashlib.sha256()
+    for ggml_type in sorted(CODEBOOK_TYPES):
+        ours = codebook(ggml_type)
+        digest.update(ours.tobytes())
+        package = getattr(gguf.quants, ggml_type.name)
+        package.init_grid()
+        theirs = package.grid.reshape(package.grid_shape)
+        np.testing.assert_array_equal(np.array(package.grid_map, np.float32)[ours], theirs)
+    assert digest.hexdigest() == "d4655389e569e288476789590535e4bfa6fac1161ac63d2d2a580b3ac2fafa33"
+
+
+def test_four_bit_floats_with_every_scale() -> None:
+    for ggml_type, field in ((GGMLType.MXFP4, "e"), (GGMLType.NVFP4, "scales")):
+        rng = np.random.default_rng(5)
+        data = rng.integers(0, 256, (256, ggml_type.row_bytes(64)), np.uint8)
+        blocks = as_blocks(data, ggml_type).reshape(256, -1)
+        blocks[field] = np.arange(256).reshape(256, *[1] * (blocks[field].ndim - 1))
+        ours = dequantize(data, ggml_type, (256, 64))
+        assert_same_bits(ours, package_decodes(data, ggml_type))
+        assert (ours[1] != 0).any()
 
 
 # Encoding
@@ -280,7 +337,14 @@ def test_random_weights_use_every_bit(ggml_type: GGMLType) -> None:
         if blocks[field].dtype.kind == "f":
             assert len(np.unique(blocks[field])) > 100
             continue
-        flat = blocks[field].reshape(blocks.size, -1).view(np.uint8)
+        if (ggml_type.name, field) in {("MXFP4", "e"), ("NVFP4", "scales")}:
+            assert len(np.unique(blocks[field])) > 1
+            continue
+        flat = blocks[field].reshape(blocks.size, -1).copy()
+        if (ggml_type.name, field) == ("IQ1_M", "scales"):  # a scale is on top
+            assert len(np.unique(flat >> 12)) > 8
+            flat = (flat & 0xFFF) | (flat << 12)
+        flat = flat.view(np.uint8)
         assert (np.bitwise_or.reduce(flat) == 255).all()
         assert (np.bitwise_and.reduce(flat) == 0).all()
 
@@ -307,7 +371,11 @@ def test_random_weights_that_cannot_be() -> None:
     for std in (1e-9, 1e9):
         with pytest.raises(InvalidParameterError, match="cannot be had with the scales of Q6_K"):
             random_blocks(GGMLType.Q6_K, (1, 256), rng, std)
-    with pytest.raises(UnsupportedModelError, match="IQ4_NL"):
-        random_blocks(GGMLType.IQ4_NL, (1, 32), rng, 1.0)
+    with pytest.raises(UnsupportedModelError, match="Q8_K"):
+        random_blocks(GGMLType.Q8_K, (1, 256), rng, 1.0)
+    for ggml_type in (GGMLType.MXFP4, GGMLType.NVFP4):
+        for std in (1e-40, 1e40):
+            with pytest.raises(InvalidParameterError, match=f"scales of {ggml_type.name}"):
+                random_blocks(ggml_type, (1, 64), rng, std)
     with pytest.raises(FormatError, match="multiple of 256"):
         random_blocks(GGMLType.Q6_K, (1, 128), rng, 1.0)

@@ -13,11 +13,20 @@ struct Case {
     const char* name;
 };
 constexpr Case kTypes[] = {
-    {WeightType::F32, "F32"},   {WeightType::F16, "F16"},   {WeightType::BF16, "BF16"},
-    {WeightType::Q4_0, "Q4_0"}, {WeightType::Q4_1, "Q4_1"}, {WeightType::Q5_0, "Q5_0"},
-    {WeightType::Q5_1, "Q5_1"}, {WeightType::Q8_0, "Q8_0"}, {WeightType::Q2_K, "Q2_K"},
-    {WeightType::Q3_K, "Q3_K"}, {WeightType::Q4_K, "Q4_K"}, {WeightType::Q5_K, "Q5_K"},
-    {WeightType::Q6_K, "Q6_K"},
+    {WeightType::F32, "F32"},         {WeightType::F16, "F16"},
+    {WeightType::BF16, "BF16"},       {WeightType::Q4_0, "Q4_0"},
+    {WeightType::Q4_1, "Q4_1"},       {WeightType::Q5_0, "Q5_0"},
+    {WeightType::Q5_1, "Q5_1"},       {WeightType::Q8_0, "Q8_0"},
+    {WeightType::Q2_K, "Q2_K"},       {WeightType::Q3_K, "Q3_K"},
+    {WeightType::Q4_K, "Q4_K"},       {WeightType::Q5_K, "Q5_K"},
+    {WeightType::Q6_K, "Q6_K"},       {WeightType::IQ2_XXS, "IQ2_XXS"},
+    {WeightType::IQ2_XS, "IQ2_XS"},   {WeightType::IQ2_S, "IQ2_S"},
+    {WeightType::IQ3_XXS, "IQ3_XXS"}, {WeightType::IQ3_S, "IQ3_S"},
+    {WeightType::IQ1_S, "IQ1_S"},     {WeightType::IQ1_M, "IQ1_M"},
+    {WeightType::IQ4_NL, "IQ4_NL"},   {WeightType::IQ4_XS, "IQ4_XS"},
+    {WeightType::TQ1_0, "TQ1_0"},     {WeightType::TQ2_0, "TQ2_0"},
+    {WeightType::MXFP4, "MXFP4"},     {WeightType::NVFP4, "NVFP4"},
+    {WeightType::Q1_0, "Q1_0"},       {WeightType::Q2_0, "Q2_0"},
 };
 
 // binary16 of 2^-7 .. 2^-4 with random low bits and sign: scales that neither vanish nor overflow
@@ -55,6 +64,16 @@ std::vector<uint8_t> random_rows(WeightType type, size_t rows, size_t width, con
         case WeightType::Q4_0:
         case WeightType::Q5_0:
         case WeightType::Q8_0:
+        case WeightType::IQ2_XXS:
+        case WeightType::IQ2_XS:
+        case WeightType::IQ2_S:
+        case WeightType::IQ3_XXS:
+        case WeightType::IQ3_S:
+        case WeightType::IQ1_S:
+        case WeightType::IQ4_NL:
+        case WeightType::IQ4_XS:
+        case WeightType::Q1_0:
+        case WeightType::Q2_0:
             scales({0});
             break;
         case WeightType::Q4_1:
@@ -71,6 +90,28 @@ std::vector<uint8_t> random_rows(WeightType type, size_t rows, size_t width, con
             break;
         case WeightType::Q6_K:
             scales({offsetof(BlockQ6_K, d)});
+            break;
+        case WeightType::TQ1_0:
+            scales({offsetof(BlockTQ1_0, d)});
+            break;
+        case WeightType::TQ2_0:
+            scales({offsetof(BlockTQ2_0, d)});
+            break;
+        case WeightType::IQ1_M:
+            for (size_t at = offsetof(BlockIQ1_M, scales); at < bytes; at += k.source_bytes) {
+                const uint16_t scale = random_scale(random);
+                for (size_t i = 0; i < 4; ++i) {
+                    uint8_t& high = data[at + 2 * i + 1];
+                    high = static_cast<uint8_t>((high & 15) | (scale >> 4 * i & 15) << 4);
+                }
+            }
+            break;
+        case WeightType::MXFP4:
+            for (size_t at = 0; at < bytes; at += k.source_bytes) {
+                data[at] = static_cast<uint8_t>(120 + random() % 6);
+            }
+            break;
+        case WeightType::NVFP4:  // any scale is finite
             break;
     }
     return data;

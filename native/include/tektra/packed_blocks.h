@@ -119,6 +119,83 @@ struct PackedQ6_K {
 };
 static_assert(sizeof(PackedQ6_K<8>) == 1680);
 
+// Types whose fields are numbers of levels: what a field stands for, with an offset that makes it
+// unsigned. Code words are looked up when a matrix is packed, so that multiplying needs no more
+// than a table of 16 bytes.
+struct Levels {
+    uint8_t at[16];
+    int offset;  // level = at[field] - offset
+};
+constexpr Levels kLevelsIQ2 = {{0, 18, 35, 51, 68, 86}, 43};
+constexpr Levels kLevelsIQ3 =  // halves: signs and seven magnitudes of 2, 6 .. 26, and one of 31
+    {{0, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 62}, 31};
+constexpr Levels kLevelsIQ4 = {
+    {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241}, 128};
+constexpr Levels kLevelsFP4 = {{12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0}, 12};
+// Levels -1 .. 1 and an eighth more or less: an eighth of 2 * at - 9.
+constexpr Levels kLevelsIQ1 = {{0, 1, 4, 5, 8, 9}, 0};
+
+// Super-blocks of 256 with d, and a scale for each of their parts.
+template <int kLanes, int kBits, int kScales, class Scale>
+struct PackedScaled {
+    half_t d[kLanes];
+    Scale scale[kScales][kLanes];
+    Fields<kLanes, kBits> q[8];
+};
+template <int kLanes>
+using PackedIQ2_XXS = PackedScaled<kLanes, 3, 8, uint8_t>;  // numbers of kLevelsIQ2
+template <int kLanes>
+using PackedIQ2_S = PackedScaled<kLanes, 3, 16, uint8_t>;  // and IQ2_XS
+template <int kLanes>
+using PackedIQ3 = PackedScaled<kLanes, 4, 8, uint8_t>;  // IQ3_XXS: of kLevelsIQ3; IQ3_S: 2 f - 15
+template <int kLanes>
+using PackedIQ1_M = PackedScaled<kLanes, 3, 16, uint8_t>;  // numbers of kLevelsIQ1
+template <int kLanes>
+using PackedIQ4_XS = PackedScaled<kLanes, 4, 8, int8_t>;  // numbers of kLevelsIQ4
+static_assert(sizeof(PackedIQ2_XXS<8>) == 848);
+static_assert(sizeof(PackedIQ2_S<8>) == 912);
+static_assert(sizeof(PackedIQ3<8>) == 1104);
+static_assert(sizeof(PackedIQ4_XS<8>) == 1104);
+
+// d * (scale * q - min / 8)
+template <int kLanes>
+struct PackedIQ1_S {
+    half_t d[kLanes];
+    uint8_t scale[8][kLanes];
+    uint8_t min[8][kLanes];
+    Fields<kLanes, 2> q[8];
+};
+static_assert(sizeof(PackedIQ1_S<8>) == 656);
+
+template <int kLanes>
+struct PackedIQ4_NL {
+    half_t d[kLanes];
+    Fields<kLanes, 4> q;
+};
+static_assert(sizeof(PackedIQ4_NL<8>) == 8 * sizeof(BlockIQ4_NL));
+
+template <int kLanes>
+struct PackedMXFP4 {
+    uint8_t e[kLanes];  // as in the file; 0 and 1, scales below 2^-126, count as 0
+    Fields<kLanes, 4> q;
+};
+static_assert(sizeof(PackedMXFP4<8>) == 8 * sizeof(BlockMXFP4));
+
+template <int kLanes>
+struct PackedNVFP4 {
+    half_t scale[4][kLanes];  // halved
+    Fields<kLanes, 4> q[2];
+};
+static_assert(sizeof(PackedNVFP4<8>) == 8 * 40);
+
+// d * (q - 1): TQ1_0, TQ2_0, Q1_0 (0 or 2) and Q2_0, for blocks of so many elements
+template <int kLanes, int kWidth>
+struct PackedTwoBits {
+    half_t d[kLanes];
+    Fields<kLanes, 2> q[kWidth / 32];
+};
+static_assert(sizeof(PackedTwoBits<8, 256>) == 8 * sizeof(BlockTQ2_0));
+
 // Float weights: element k of all rows side by side. Element is float, half_t or uint16_t.
 template <int kLanes, class Element>
 struct PackedFloat {

@@ -61,8 +61,8 @@ struct Vectors : SdotNeon<Vectors> {
         half_of_two(pairs, x, y, 0, low);
         half_of_two(pairs, x, y, 1, high);
         for (int i = 0; i < 4; ++i) {
-            sums[i] = F::kSigned ? vaddq_f32(vcvtq_f32_s32(low[i]), vcvtq_f32_s32(high[i]))
-                                 : vcvtq_f32_s32(vaddq_s32(low[i], high[i]));
+            sums[i] = F::kHalvesFit ? vcvtq_f32_s32(vaddq_s32(low[i], high[i]))
+                                    : vaddq_f32(vcvtq_f32_s32(low[i]), vcvtq_f32_s32(high[i]));
         }
         part(sums, dots);
     }

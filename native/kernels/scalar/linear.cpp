@@ -95,6 +95,90 @@ void load(const PackedQ6_K<kLanes>& p, size_t s, size_t lane, Sub& sub) {
     }
 }
 
+// Fields of a super-block as levels, with scales of 16 or 32 elements each.
+template <class Packed>
+void load_levels(const Packed& p, size_t s, size_t lane, float factor, const Levels& levels,
+                 Sub& sub) {
+    get_all(p.q[s], lane, sub);
+    for (int& q : sub.q) q = levels.at[q] - levels.offset;
+    constexpr size_t kScales = sizeof p.scale / sizeof p.scale[0] / 8;
+    for (size_t h = 0; h < 2; ++h) {
+        const auto scale = p.scale[kScales * s + h * (kScales - 1)][lane];
+        sub.scale[h] = half_to_float(p.d[lane]) * factor * static_cast<float>(scale);
+        sub.min[h] = 0.0f;
+    }
+}
+
+struct IQ2_XXS : PackedIQ2_XXS<kLanes> {};
+struct IQ2_S : PackedIQ2_S<kLanes> {};
+struct IQ3_XXS : PackedIQ3<kLanes> {};
+struct IQ3_S : PackedIQ3<kLanes> {};
+struct IQ1_M : PackedIQ1_M<kLanes> {};
+struct IQ4_XS : PackedIQ4_XS<kLanes> {};
+
+void load(const IQ2_XXS& p, size_t s, size_t lane, Sub& sub) {
+    load_levels(p, s, lane, 0.125f, kLevelsIQ2, sub);
+}
+
+void load(const IQ2_S& p, size_t s, size_t lane, Sub& sub) {
+    load_levels(p, s, lane, 0.125f, kLevelsIQ2, sub);
+}
+
+void load(const IQ3_XXS& p, size_t s, size_t lane, Sub& sub) {
+    load_levels(p, s, lane, 0.5f, kLevelsIQ3, sub);
+}
+
+void load(const IQ3_S& p, size_t s, size_t lane, Sub& sub) {
+    get_all(p.q[s], lane, sub);
+    const float scale = half_to_float(p.d[lane]) * static_cast<float>(p.scale[s][lane]);
+    both(sub, 2.0f * scale, -15.0f * scale);
+}
+
+void load(const IQ1_M& p, size_t s, size_t lane, Sub& sub) {
+    load_levels(p, s, lane, 0.25f, kLevelsIQ1, sub);
+    for (size_t h = 0; h < 2; ++h) sub.min[h] = -4.5f * sub.scale[h];
+}
+
+void load(const IQ4_XS& p, size_t s, size_t lane, Sub& sub) {
+    load_levels(p, s, lane, 1.0f, kLevelsIQ4, sub);
+}
+
+void load(const PackedIQ1_S<kLanes>& p, size_t s, size_t lane, Sub& sub) {
+    get_all(p.q[s], lane, sub);
+    const float d = half_to_float(p.d[lane]);
+    both(sub, d * static_cast<float>(p.scale[s][lane]),
+         -0.125f * d * static_cast<float>(p.min[s][lane]));
+}
+
+void load(const PackedIQ4_NL<kLanes>& p, size_t, size_t lane, Sub& sub) {
+    get_all(p.q, lane, sub);
+    for (int& q : sub.q) q = kLevelsIQ4.at[q] - kLevelsIQ4.offset;
+    both(sub, half_to_float(p.d[lane]), 0.0f);
+}
+
+void load(const PackedMXFP4<kLanes>& p, size_t, size_t lane, Sub& sub) {
+    get_all(p.q, lane, sub);
+    for (int& q : sub.q) q = kLevelsFP4.at[q] - kLevelsFP4.offset;
+    both(sub, half_of_e8m0(p.e[lane]), 0.0f);
+}
+
+void load(const PackedNVFP4<kLanes>& p, size_t s, size_t lane, Sub& sub) {
+    get_all(p.q[s], lane, sub);
+    for (int& q : sub.q) q = kLevelsFP4.at[q] - kLevelsFP4.offset;
+    for (size_t h = 0; h < 2; ++h) {
+        sub.scale[h] = half_to_float(p.scale[2 * s + h][lane]);
+        sub.min[h] = 0.0f;
+    }
+}
+
+template <int kWidth>
+void load(const PackedTwoBits<kLanes, kWidth>& p, size_t s, size_t lane, Sub& sub) {
+    // the remainder keeps GCC from merging these, and then from seeing a block of another width
+    get_all(p.q[s % (kWidth / kSub)], lane, sub);
+    const float d = half_to_float(p.d[lane]);
+    both(sub, d, -d);
+}
+
 inline float start_of(const LinearTask& t, size_t row, size_t column) {
     float value = t.bias != nullptr ? t.bias[column] : 0.0f;
     if (t.addend != nullptr) value += t.addend[row * t.addend_stride + column];
@@ -206,6 +290,21 @@ void fill_linear(KernelTable& table) {
     run(WeightType::Q4_K, linear<PackedQ4_K<kLanes>, kSuperWidth>);
     run(WeightType::Q5_K, linear<PackedQ5_K<kLanes>, kSuperWidth>);
     run(WeightType::Q6_K, linear<PackedQ6_K<kLanes>, kSuperWidth>);
+    run(WeightType::IQ2_XXS, linear<IQ2_XXS, kSuperWidth>);
+    run(WeightType::IQ2_XS, linear<IQ2_S, kSuperWidth>);
+    run(WeightType::IQ2_S, linear<IQ2_S, kSuperWidth>);
+    run(WeightType::IQ3_XXS, linear<IQ3_XXS, kSuperWidth>);
+    run(WeightType::IQ3_S, linear<IQ3_S, kSuperWidth>);
+    run(WeightType::IQ1_S, linear<PackedIQ1_S<kLanes>, kSuperWidth>);
+    run(WeightType::IQ1_M, linear<IQ1_M, kSuperWidth>);
+    run(WeightType::IQ4_NL, linear<PackedIQ4_NL<kLanes>, kLegacyWidth>);
+    run(WeightType::IQ4_XS, linear<IQ4_XS, kSuperWidth>);
+    run(WeightType::TQ1_0, linear<PackedTwoBits<kLanes, 256>, 256>);
+    run(WeightType::TQ2_0, linear<PackedTwoBits<kLanes, 256>, 256>);
+    run(WeightType::MXFP4, linear<PackedMXFP4<kLanes>, kLegacyWidth>);
+    run(WeightType::NVFP4, linear<PackedNVFP4<kLanes>, 64>);
+    run(WeightType::Q1_0, linear<PackedTwoBits<kLanes, 128>, 128>);
+    run(WeightType::Q2_0, linear<PackedTwoBits<kLanes, 64>, 64>);
 }
 
 }  // namespace tektra::scalar

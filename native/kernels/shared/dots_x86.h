@@ -57,7 +57,7 @@ struct PairDots : B {
     template <class F>
     static inline Float dot32(const Int* q, const ActivationBlock& a) {
         const Int low = half<F>(q, a, 0), high = half<F>(q + 4, a, 1);
-        if constexpr (F::kSigned) return B::add(B::to_float(low), B::to_float(high));
+        if constexpr (!F::kHalvesFit) return B::add(B::to_float(low), B::to_float(high));
         return B::to_float(B::add32(low, high));
     }
 

@@ -16,7 +16,10 @@
 //   kSignedProducts   whether it multiplies signed weights (otherwise they get an offset)
 //   Int, Float        a vector of bytes or int32, a vector of floats
 //   load(p), splat8(byte), and_(a, b), or_and(a, b, c) = a | b & c, xor_(a, b), right<n>(v) 16-bit
+//   table(p), look_up(table, v)   16 bytes, and those of them that bytes of v (0 .. 15) are the
+//                     numbers of
 //   halves(p)         kLanes binary16 as floats
+//   e8m0_halves(p)    kLanes E8M0 scales as floats, halved; those below 2^-126 may be 0
 //   widen(p)          kLanes (u)int8 as floats
 //   dot32<F>(q, a)    sum over the 32 elements of block a of factor * q * x, as floats
 //   dot16<F>(q, a, h) the same over half h, from its four registers; plus a.centre[h] for formats
@@ -219,6 +222,21 @@ void fill_int8(KernelTable& table) {
     entry(WeightType::Q4_K, run<V, typename F::Q4_K>);
     entry(WeightType::Q5_K, run<V, typename F::Q5_K>);
     entry(WeightType::Q6_K, run<V, typename F::Q6_K>);
+    entry(WeightType::IQ2_XXS, run<V, typename F::IQ2_XXS>);
+    entry(WeightType::IQ2_XS, run<V, typename F::IQ2_S>);
+    entry(WeightType::IQ2_S, run<V, typename F::IQ2_S>);
+    entry(WeightType::IQ3_XXS, run<V, typename F::IQ3_XXS>);
+    entry(WeightType::IQ3_S, run<V, typename F::IQ3_S>);
+    entry(WeightType::IQ1_S, run<V, typename F::IQ1_S>);
+    entry(WeightType::IQ1_M, run<V, typename F::IQ1_M>);
+    entry(WeightType::IQ4_NL, run<V, typename F::IQ4_NL>);
+    entry(WeightType::IQ4_XS, run<V, typename F::IQ4_XS>);
+    entry(WeightType::TQ1_0, run<V, typename F::template TwoBits<256>>);
+    entry(WeightType::TQ2_0, run<V, typename F::template TwoBits<256>>);
+    entry(WeightType::MXFP4, run<V, typename F::MXFP4>);
+    entry(WeightType::NVFP4, run<V, typename F::NVFP4>);
+    entry(WeightType::Q1_0, run<V, typename F::template TwoBits<128>>);
+    entry(WeightType::Q2_0, run<V, typename F::template TwoBits<64>>);
 }
 
 }  // namespace

@@ -98,6 +98,7 @@ enum class Part {
 template <class V>
 struct Formats {
     static constexpr int L = V::kLanes;
+    using Int = typename V::Int;
     using Float = typename V::Float;
 
     static inline Float times(Float v, float factor) { return V::mul(v, V::splat(factor)); }
@@ -115,6 +116,8 @@ struct Formats {
         static constexpr Part kPart = part;
         static constexpr int kChain = chain;
         static constexpr bool kSigned = false;
+        // whether both sums of 16 products, each times its factor, fit one int32: q up to 64
+        static constexpr bool kHalvesFit = true;
         static constexpr bool kSumFitsInt16 = chain == 8;
         static inline Super super(const Packed&) { return {V::zero(), V::zero()}; }
     };
@@ -157,6 +160,7 @@ struct Formats {
     struct Q8_0
         : Form<PackedQ8_0<L>, kLegacyWidth, 1, V::kSignedProducts ? Part::kNone : Part::kMin, 1> {
         static constexpr bool kSigned = true;
+        static constexpr bool kHalvesFit = false;
         static inline void unpack(const PackedQ8_0<L>& p, size_t, const Super&, Weights<V>& w) {
             for (int j = 0; j < 8; ++j) {
                 w.q[j] = V::load(p.q[j]);
@@ -228,6 +232,166 @@ struct Formats {
             for (int h = 0; h < 2; ++h) {
                 w.scale[h] = V::mul(super.d, V::widen(p.scale[2 * s + h]));
             }
+        }
+    };
+
+    // What fields are the numbers of: unsigned, with an offset that a min takes off again.
+    static inline void look_up(const Levels& levels, Int* q) {
+        const Int table = V::table(levels.at);
+        for (int j = 0; j < 8; ++j) q[j] = V::look_up(table, q[j]);
+    }
+
+    // d * scale of 32 elements, or of each half
+    template <int scales, class P>
+    static inline void scale_by(const P& p, size_t s, Float d, Weights<V>& w) {
+        for (int h = 0; h < scales; ++h) w.scale[h] = V::mul(d, V::widen(p.scale[scales * s + h]));
+    }
+    static inline void min_of_halves(float offset, Weights<V>& w) {
+        for (int h = 0; h < 2; ++h) w.min[h] = times(w.scale[h], offset / 32.0f);  // as centre is
+    }
+
+    // 2 * 127 * 86 = 21844
+    struct IQ2_XXS : Form<PackedIQ2_XXS<L>, kSuperWidth, 1, Part::kMin, 1> {
+        static constexpr bool kHalvesFit = false;
+        static inline Super super(const PackedIQ2_XXS<L>& p) {
+            return {times(V::halves(p.d), 0.125f), V::zero()};
+        }
+        static inline void unpack(const PackedIQ2_XXS<L>& p, size_t s, const Super& super,
+                                  Weights<V>& w) {
+            unpack_fields<V>(p.q[s], w.q);
+            look_up(kLevelsIQ2, w.q);
+            scale_by<1>(p, s, super.d, w);
+            w.min[0] = times(w.scale[0], -43.0f);
+        }
+    };
+
+    struct IQ2_S : Form<PackedIQ2_S<L>, kSuperWidth, 2, Part::kMin, 1> {
+        static inline Super super(const PackedIQ2_S<L>& p) {
+            return {times(V::halves(p.d), 0.125f), V::zero()};
+        }
+        static inline void unpack(const PackedIQ2_S<L>& p, size_t s, const Super& super,
+                                  Weights<V>& w) {
+            unpack_fields<V>(p.q[s], w.q);
+            look_up(kLevelsIQ2, w.q);
+            scale_by<2>(p, s, super.d, w);
+            min_of_halves(43.0f, w);
+        }
+    };
+
+    // 2 * 2 * 127 * 62 = 31496
+    struct IQ3_XXS : Form<PackedIQ3<L>, kSuperWidth, 1, Part::kMin, 2> {
+        static inline Super super(const PackedIQ3<L>& p) {
+            return {times(V::halves(p.d), 0.5f), V::zero()};
+        }
+        static inline void unpack(const PackedIQ3<L>& p, size_t s, const Super& super,
+                                  Weights<V>& w) {
+            unpack_fields<V>(p.q[s], w.q);
+            look_up(kLevelsIQ3, w.q);
+            scale_by<1>(p, s, super.d, w);
+            w.min[0] = times(w.scale[0], -31.0f);
+        }
+    };
+
+    // magnitudes are the odd numbers up to 15: 2 q - 15
+    struct IQ3_S : Form<PackedIQ3<L>, kSuperWidth, 1, Part::kMin, 8> {
+        static inline Super super(const PackedIQ3<L>& p) {
+            return {times(V::halves(p.d), 2.0f), V::zero()};
+        }
+        static inline void unpack(const PackedIQ3<L>& p, size_t s, const Super& super,
+                                  Weights<V>& w) {
+            unpack_fields<V>(p.q[s], w.q);
+            scale_by<1>(p, s, super.d, w);
+            w.min[0] = times(w.scale[0], -7.5f);
+        }
+    };
+
+    struct IQ1_S : Form<PackedIQ1_S<L>, kSuperWidth, 1, Part::kMin, 8> {
+        static inline Super super(const PackedIQ1_S<L>& p) {
+            return {V::halves(p.d), times(V::halves(p.d), -0.125f)};
+        }
+        static inline void unpack(const PackedIQ1_S<L>& p, size_t s, const Super& super,
+                                  Weights<V>& w) {
+            unpack_fields<V>(p.q[s], w.q);
+            scale_by<1>(p, s, super.d, w);
+            w.min[0] = V::mul(super.m, V::widen(p.min[s]));
+        }
+    };
+
+    // 8 * 2 * 127 * 9 = 18288
+    struct IQ1_M : Form<PackedIQ1_M<L>, kSuperWidth, 2, Part::kMin, 8> {
+        static inline Super super(const PackedIQ1_M<L>& p) {
+            return {times(V::halves(p.d), 0.25f), V::zero()};
+        }
+        static inline void unpack(const PackedIQ1_M<L>& p, size_t s, const Super& super,
+                                  Weights<V>& w) {
+            unpack_fields<V>(p.q[s], w.q);
+            look_up(kLevelsIQ1, w.q);
+            scale_by<2>(p, s, super.d, w);
+            min_of_halves(4.5f, w);
+        }
+    };
+
+    // Levels of eight bits, as Q8_0 has them.
+    template <class Packed, size_t width>
+    struct IQ4 : Form<Packed, width, 1, V::kSignedProducts ? Part::kNone : Part::kMin, 1> {
+        static constexpr bool kSigned = true;
+        static constexpr bool kHalvesFit = false;
+        static inline void finish(Weights<V>& w) {
+            const Int table = V::table(kLevelsIQ4.at);
+            const Int levels = V::kSignedProducts ? V::xor_(table, V::splat8(-128)) : table;
+            for (int j = 0; j < 8; ++j) w.q[j] = V::look_up(levels, w.q[j]);
+            if constexpr (!V::kSignedProducts) w.min[0] = times(w.scale[0], -128.0f);
+        }
+    };
+
+    struct IQ4_NL : IQ4<PackedIQ4_NL<L>, kLegacyWidth> {
+        static inline void unpack(const PackedIQ4_NL<L>& p, size_t, const Super&, Weights<V>& w) {
+            unpack_fields<V>(p.q, w.q);
+            w.scale[0] = V::halves(p.d);
+            IQ4<PackedIQ4_NL<L>, kLegacyWidth>::finish(w);
+        }
+    };
+
+    struct IQ4_XS : IQ4<PackedIQ4_XS<L>, kSuperWidth> {
+        static inline Super super(const PackedIQ4_XS<L>& p) { return {V::halves(p.d), V::zero()}; }
+        static inline void unpack(const PackedIQ4_XS<L>& p, size_t s, const Super& super,
+                                  Weights<V>& w) {
+            unpack_fields<V>(p.q[s], w.q);
+            scale_by<1>(p, s, super.d, w);
+            IQ4<PackedIQ4_XS<L>, kSuperWidth>::finish(w);
+        }
+    };
+
+    // 4 * 2 * 127 * 24 = 24384
+    struct MXFP4 : Form<PackedMXFP4<L>, kLegacyWidth, 1, Part::kMin, 4> {
+        static inline void unpack(const PackedMXFP4<L>& p, size_t, const Super&, Weights<V>& w) {
+            unpack_fields<V>(p.q, w.q);
+            look_up(kLevelsFP4, w.q);
+            w.scale[0] = V::e8m0_halves(p.e);
+            w.min[0] = times(w.scale[0], -12.0f);
+        }
+    };
+
+    struct NVFP4 : Form<PackedNVFP4<L>, 64, 2, Part::kMin, 4> {
+        static inline void unpack(const PackedNVFP4<L>& p, size_t s, const Super&, Weights<V>& w) {
+            unpack_fields<V>(p.q[s], w.q);
+            look_up(kLevelsFP4, w.q);
+            for (int h = 0; h < 2; ++h) w.scale[h] = V::halves(p.scale[2 * s + h]);
+            min_of_halves(12.0f, w);
+        }
+    };
+
+    template <int width>
+    struct TwoBits : Form<PackedTwoBits<L, width>, width, 1, Part::kMin, 8> {
+        static inline Super super(const PackedTwoBits<L, width>& p) {
+            const Float d = V::halves(p.d);
+            return {d, times(d, -1.0f)};
+        }
+        static inline void unpack(const PackedTwoBits<L, width>& p, size_t s, const Super& super,
+                                  Weights<V>& w) {
+            unpack_fields<V>(p.q[s], w.q);
+            w.scale[0] = super.d;
+            w.min[0] = super.m;
         }
     };
 };

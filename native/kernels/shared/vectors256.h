@@ -37,7 +37,16 @@ struct Vectors256 {
     static inline Int interleave(Int low, Int high) {
         return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
     }
+    static inline Int table(const uint8_t* p) {
+        return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
+    static inline Int look_up(Int table, Int v) { return _mm256_shuffle_epi8(table, v); }
 
+    static inline Float e8m0_halves(const uint8_t* p) {
+        const __m128i e = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+        const Int exponent = _mm256_cvtepu8_epi32(_mm_subs_epu8(e, _mm_set1_epi8(1)));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+    }
     static inline Float halves(const half_t* p) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     }

@@ -36,7 +36,16 @@ struct Vectors512 {
     static inline Int interleave(Int low, Int high) {
         return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
     }
+    static inline Int table(const uint8_t* p) {
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
+    static inline Int look_up(Int table, Int v) { return _mm512_shuffle_epi8(table, v); }
 
+    static inline Float e8m0_halves(const uint8_t* p) {
+        const __m128i e = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        const Int exponent = _mm512_cvtepu8_epi32(_mm_subs_epu8(e, _mm_set1_epi8(1)));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
+    }
     static inline Float halves(const half_t* p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     }

@@ -38,7 +38,16 @@ struct VectorsNeon {
     static inline Int right(Int v) {
         return {vshrq_n_u8(v.a, n), vshrq_n_u8(v.b, n)};
     }
+    static inline Int table(const uint8_t* p) { return {vld1q_u8(p), vld1q_u8(p)}; }
+    static inline Int look_up(Int table, Int v) {
+        return {vqtbl1q_u8(table.a, v.a), vqtbl1q_u8(table.b, v.b)};
+    }
 
+    static inline Float e8m0_halves(const uint8_t* p) {
+        const uint16x8_t wide = vmovl_u8(vqsub_u8(vld1_u8(p), vdup_n_u8(1)));
+        return {vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vget_low_u16(wide)), 23)),
+                vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vget_high_u16(wide)), 23))};
+    }
     static inline Float from_halves(uint16x8_t v) {
         const float16x8_t h = vreinterpretq_f16_u16(v);
         return {vcvt_f32_f16(vget_low_f16(h)), vcvt_f32_f16(vget_high_f16(h))};
@@ -91,7 +100,7 @@ struct DotsNeon : VectorsNeon {
     static inline Float dot32(const Int* q, const ActivationBlock& a) {
         const Int low = times(V::template half<F>(q, a.q), a.factor[0]);
         const Int high = times(V::template half<F>(q + 4, a.q + 16), a.factor[1]);
-        if constexpr (F::kSigned) return add(to_float(low), to_float(high));
+        if constexpr (!F::kHalvesFit) return add(to_float(low), to_float(high));
         return to_float(add32(low, high));
     }
 

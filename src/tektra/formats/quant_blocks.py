@@ -1,7 +1,8 @@
 """The quantized blocks as NumPy structs: which field of a block lies where.
 
 One struct for each type that Tektra decodes; all are packed, little-endian and without padding.
-It does not know what the fields mean (see `quants_legacy` and `quants_k`).
+It does not know what the fields mean (see `quants_legacy`, `quants_k`, `quants_iq` and
+`quants_small`).
 """
 
 from __future__ import annotations
@@ -51,6 +52,43 @@ BLOCK_DTYPES = MappingProxyType(
         GGMLType.Q6_K: np.dtype(
             [("ql", "u1", (2, 64)), ("qh", "u1", (2, 32)), ("scales", "i1", (16,)), ("d", "<f2")]
         ),
+        GGMLType.IQ2_XXS: np.dtype([("d", "<f2"), ("qs", "<u4", (8, 2))]),
+        GGMLType.IQ2_XS: np.dtype([("d", "<f2"), ("qs", "<u2", (32,)), ("scales", "u1", (8,))]),
+        GGMLType.IQ2_S: np.dtype(
+            [
+                ("d", "<f2"),
+                ("qs", "u1", (32,)),
+                ("signs", "u1", (32,)),
+                ("qh", "u1", (8,)),
+                ("scales", "u1", (8,)),
+            ]
+        ),
+        GGMLType.IQ3_XXS: np.dtype([("d", "<f2"), ("qs", "u1", (64,)), ("scales", "<u4", (8,))]),
+        GGMLType.IQ3_S: np.dtype(
+            [
+                ("d", "<f2"),
+                ("qs", "u1", (64,)),
+                ("qh", "u1", (8,)),
+                ("signs", "u1", (32,)),
+                ("scales", "u1", (4,)),
+            ]
+        ),
+        GGMLType.IQ1_S: np.dtype([("d", "<f2"), ("qs", "u1", (32,)), ("qh", "<u2", (8,))]),
+        GGMLType.IQ1_M: np.dtype(
+            [("qs", "u1", (32,)), ("qh", "u1", (16,)), ("scales", "<u2", (4,))]
+        ),
+        GGMLType.IQ4_NL: np.dtype([("d", "<f2"), ("qs", "u1", (16,))]),
+        GGMLType.IQ4_XS: np.dtype(
+            [("d", "<f2"), ("scales_h", "<u2"), ("scales_l", "u1", (4,)), ("qs", "u1", (8, 16))]
+        ),
+        GGMLType.TQ1_0: np.dtype(
+            [("q5", "u1", (32,)), ("q5b", "u1", (16,)), ("q4", "u1", (4,)), ("d", "<f2")]
+        ),
+        GGMLType.TQ2_0: np.dtype([("qs", "u1", (2, 32)), ("d", "<f2")]),
+        GGMLType.MXFP4: np.dtype([("e", "u1"), ("qs", "u1", (16,))]),
+        GGMLType.NVFP4: np.dtype([("scales", "u1", (4,)), ("qs", "u1", (4, 8))]),
+        GGMLType.Q1_0: np.dtype([("d", "<f2"), ("qs", "u1", (16,))]),
+        GGMLType.Q2_0: np.dtype([("d", "<f2"), ("qs", "u1", (16,))]),
     }
 )
 """Block structs by type. Its keys are the types that `quants` decodes."""

@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from tektra.errors import FormatError, UnsupportedModelError
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.quant_blocks import BLOCK_DTYPES, as_blocks
+from tektra.formats.quants_iq import IQ_DECODERS
 from tektra.formats.quants_k import K_DECODERS
 from tektra.formats.quants_legacy import LEGACY_DECODERS, LEGACY_ENCODERS, Decoder
 from tektra.formats.quants_random import random_blocks
+from tektra.formats.quants_small import SMALL_DECODERS
 
 __all__ = ["DECODABLE_TYPES", "ENCODABLE_TYPES", "dequantize", "quantize", "random_blocks"]
 
-_DECODERS: MappingProxyType[GGMLType, Decoder] = MappingProxyType({**LEGACY_DECODERS, **K_DECODERS})
+_DECODERS: MappingProxyType[GGMLType, Decoder] = MappingProxyType(
+    {**LEGACY_DECODERS, **K_DECODERS, **IQ_DECODERS, **SMALL_DECODERS}
+)
 
 DECODABLE_TYPES = frozenset(_DECODERS)
 """Types that `dequantize` and `random_blocks` take."""
