@@ -156,6 +156,78 @@ def test_comparison_can_fail(
     assert difference(out, goldens[name]) > FLOAT32_TOLERANCE
 
 
+# Files that have their experts otherwise
+
+
+def split_by_expert(tensors: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """As converters wrote them until the spring of 2024: a tensor for each expert."""
+    split: dict[str, NDArray[np.float32]] = {}
+    for name, array in tensors.items():
+        stem = name.removesuffix("_exps.weight")
+        if stem == name:
+            split[name] = array
+        else:  # not in order
+            split |= {f"{stem}.{e}.weight": array[e] for e in reversed(range(len(array)))}
+    return split
+
+
+def gate_and_up_as_one(tensors: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """The rows of gate, then those of up, in one tensor for all experts."""
+    fused: dict[str, NDArray[np.float32]] = {}
+    for name, array in tensors.items():
+        if "ffn_gate_exps" in name:
+            other = tensors[name.replace("gate", "up")]
+            fused[name.replace("gate", "gate_up")] = np.concatenate([array, other], axis=1)
+        elif "ffn_up_exps" not in name:
+            fused[name] = array
+    return fused
+
+
+FORMS_OF_EXPERTS = {"split": split_by_expert, "fused": gate_and_up_as_one}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_EXPERTS)
+@pytest.mark.parametrize("name", ["mixtral", "qwen3moe", "gpt-oss"])
+def test_other_forms_of_experts(form: str, name: str, tmp_path: Path) -> None:
+    """The same tensors, to the bit, and nothing else."""
+    if (form, name) == ("split", "gpt-oss"):
+        pytest.skip("no such files: they would have biases by expert")
+    stacked = gguf_weights(MOE[name])
+    other = FORMS_OF_EXPERTS[form](stacked)
+    tensors = [(n, a.shape, GGMLType.F32, a) for n, a in other.items()]
+    write_gguf(tmp_path / "m.gguf", gguf_metadata(MOE[name]), tensors)
+    with open_model(tmp_path / "m.gguf") as file:
+        assert set(file.tensors) == set(stacked)
+        for n, array in stacked.items():
+            assert file.tensors[n].shape == array.shape
+            np.testing.assert_array_equal(file.dequantize(n), array)
+        draw(file.metadata, file.tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("blk.0.ffn_up.1.weight", None), "not that of expert 1"),
+        (("blk.0.ffn_up.2.weight", (96, 32)), "of shape"),
+        (("blk.0.ffn_up_exps.weight", (5, 96, 64)), "two forms"),
+        (("blk.0.ffn_gate_up_exps.weight", (5, 192, 64)), "two forms"),
+        (("blk.1.ffn_gate_up_exps.bias", (5, 191)), "two halves"),
+    ],
+)
+def test_experts_that_do_not_fit_together(
+    change: tuple[str, tuple[int, ...] | None], message: str, tmp_path: Path
+) -> None:
+    name, shape = change
+    other = split_by_expert(gguf_weights(MOE["mixtral"]))
+    other.pop(name, None)
+    if shape is not None:
+        other[name] = np.zeros(shape, np.float32)
+    tensors = [(n, a.shape, GGMLType.F32, a) for n, a in other.items()]
+    write_gguf(tmp_path / "m.gguf", gguf_metadata(MOE["mixtral"]), tensors)
+    with pytest.raises(FormatError, match=message), open_model(tmp_path / "m.gguf"):
+        pass
+
+
 # What is wrong ends in an error that names it
 
 ERRORS = ("mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt-oss")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tektra.errors import FormatError, ModelNotFoundError
+from tektra.formats.gguf_experts import present_experts
 from tektra.formats.gguf_header import GGUFHeader, parse_header
 from tektra.formats.gguf_metadata import Metadata
 from tektra.formats.gguf_values import GGUFValue, Typed, ValueType
@@ -68,7 +69,8 @@ class GGUFFile:
                     first = paths[tensors[info.name].file].name
                     raise FormatError(f"tensor {info.name!r} is both in {first} and {path.name}")
                 tensors[info.name] = info
-        self._tensors = MappingProxyType(tensors)
+        presented, self._pieces = present_experts(tensors)
+        self._tensors = MappingProxyType(presented)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -157,7 +159,7 @@ class GGUFFile:
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Tensors by name, in file order over all splits."""
+        """Tensors by name, in file order over all splits; experts always stacked by matrix."""
         return self._tensors
 
     @property
@@ -168,6 +170,8 @@ class GGUFFile:
     def tensor_bytes(self, name: str) -> NDArray[np.uint8]:
         """The stored bytes of a tensor: read-only uint8 [nbytes], a view of the mapped file.
 
+        Of experts that lie apart in the file it is a copy.
+
         Raises:
             FormatError: the model has no such tensor, or the file was cut short since it was
                 opened.
@@ -176,9 +180,19 @@ class GGUFFile:
         info = self._tensor(name)
         if not self._files:
             raise ValueError(f"{self.path.name} was closed")
-        file = self._files[info.file]
+        pieces = self._pieces.get(name)
+        if pieces is None:
+            return self._bytes_at(info.file, info.offset, info.nbytes)
+        data = np.concatenate(
+            [self._bytes_at(p.info.file, p.info.offset + p.begin, p.nbytes) for p in pieces]
+        )
+        data.flags.writeable = False
+        return data
+
+    def _bytes_at(self, index: int, offset: int, nbytes: int) -> NDArray[np.uint8]:
+        file = self._files[index]
         file.check_size()
-        return file.raw[info.offset : info.offset + info.nbytes]
+        return file.raw[offset : offset + nbytes]
 
     def check_unchanged(self) -> None:
         """Raises `FormatError` where a file was written to since it was opened."""
