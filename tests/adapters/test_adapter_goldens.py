@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.adapters.written import write_gguf_adapter
+from tests.adapters.written import write_gguf_adapter, write_peft_adapter
 from tests.backends.memory_weights import MemoryWeights
 from tests.backends.steps import run_text
 from tests.goldens.seeded_adapters import (
@@ -86,7 +86,7 @@ def errors_of(
     return float(np.abs(out - expected).max() / np.abs(expected).max())
 
 
-WRITERS = {"GGUF": write_gguf_adapter}
+WRITERS = {"GGUF": write_gguf_adapter, "PEFT": write_peft_adapter}
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
