@@ -14,8 +14,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from tektra.errors import UnsupportedModelError
+from tektra.errors import FormatError, UnsupportedModelError
 from tektra.formats.checkpoint import Checkpoint
+from tektra.formats.checkpoint_quantized import joined_tensors
 from tektra.formats.ggml_types import GGMLType
 
 __all__ = ["LogicalTensor", "logical_tensors"]
@@ -30,6 +31,12 @@ _TYPES = MappingProxyType(
         "I16": GGMLType.I16,
         "I32": GGMLType.I32,
         "I64": GGMLType.I64,
+        # As bytes: no weights, but buffers, which are dropped by their names.
+        "BOOL": GGMLType.I8,
+        "U8": GGMLType.I8,
+        "U16": GGMLType.I16,
+        "U32": GGMLType.I32,
+        "U64": GGMLType.I64,
     }
 )
 
@@ -60,15 +67,16 @@ def logical_tensors(checkpoint: Checkpoint) -> Mapping[str, LogicalTensor]:
     """The tensors of a model, in the order of the files.
 
     Raises:
+        FormatError: parts of a quantized matrix are missing or do not fit together.
         UnsupportedModelError: it is quantized in a way, or has an element type, that is not read.
     """
-    if checkpoint.config.get("quantization_config") is not None:
-        raise UnsupportedModelError(
-            f"{checkpoint.folder.name} is quantized (quantization_config in config.json), which is "
-            "not read yet",
-            remedy="use the model without quantization, or its GGUF file",
-        )
-    return {name: _stored(checkpoint, name) for name in checkpoint.tensors}
+    joined, used = joined_tensors(checkpoint)
+    tensors = {name: _stored(checkpoint, name) for name in checkpoint.tensors if name not in used}
+    for name, shape, type_, read in joined:
+        if name in tensors:
+            raise FormatError(f"tensor {name!r} is there both quantized and not")
+        tensors[name] = LogicalTensor(name, shape, type_, read)
+    return tensors
 
 
 def _stored(checkpoint: Checkpoint, name: str) -> LogicalTensor:

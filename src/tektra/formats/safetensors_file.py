@@ -219,6 +219,8 @@ def _metadata(value: Any, name: str) -> dict[str, str]:
 
 def _entry(key: str, value: Any, begin: int, name: str, file: int) -> StoredTensor:
     what = f"{name}: tensor {key[:200]!r}"
+    if not key.isascii() and any(0xD800 <= ord(letter) < 0xE000 for letter in key):
+        raise FormatError(f"{what} has a name that is not Unicode")
     if not isinstance(value, dict) or value.keys() != _FIELDS:
         raise FormatError(f"{what} must have exactly: {', '.join(sorted(_FIELDS))}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
