@@ -232,6 +232,7 @@ def spm_goldens() -> None:
             num_threads=1,
             **options,
         )
+        (FOLDER / f"spm_{name}.model").write_bytes(blob.getvalue())
         oracle = sentencepiece.SentencePieceProcessor(model_proto=blob.getvalue())
         user_defined = set(options.get("user_defined_symbols", ()))
         pieces = [oracle.id_to_piece(i) for i in range(len(oracle))]

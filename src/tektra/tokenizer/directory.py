@@ -16,7 +16,7 @@ __all__ = ["load_from_directory"]
 
 
 def load_from_directory(folder: Path, *, end_ids: frozenset[int] = frozenset()) -> Tokenizer:
-    """The tokenizer in a model directory: tokenizer.json with tokenizer_config.json.
+    """The tokenizer in a model directory: tokenizer.json, or tokenizer.model where there is none.
 
     Args:
         folder: the directory.
@@ -31,7 +31,14 @@ def load_from_directory(folder: Path, *, end_ids: frozenset[int] = frozenset()) 
         from tektra.tokenizer.hf_json import load_from_json
 
         return load_from_json(read_bounded(path), tokenizer_config(folder), end_ids=end_ids)
+    path = folder / "tokenizer.model"
+    if path.exists():
+        from tektra.tokenizer.sentencepiece_model import load_from_sentencepiece
+
+        return load_from_sentencepiece(
+            read_bounded(path), tokenizer_config(folder), end_ids=end_ids
+        )
     raise TokenizerError(
-        f"the directory {folder} has no tokenizer.json",
-        remedy="get that file of the model too",
+        f"the directory {folder} has neither tokenizer.json nor tokenizer.model",
+        remedy="get the one that the model has",
     )
