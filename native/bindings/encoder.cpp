@@ -43,8 +43,7 @@ void bind_encoder(nb::module_& m) {
                 const size_t row_bytes = self.row_bytes(type, width);
                 if (row_bytes == 0) throw std::invalid_argument("no encoder for this type");
                 const size_t num_rows = rows.size() / (width * item);
-                if (num_rows * width * item != rows.size() ||
-                    num_rows * row_bytes != out.size() ||
+                if (num_rows * width * item != rows.size() || num_rows * row_bytes != out.size() ||
                     (importance && importance->size() != width)) {
                     throw std::invalid_argument("the arrays do not fit together");
                 }

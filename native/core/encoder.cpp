@@ -51,8 +51,9 @@ EncodeResult Encoder::run(int32_t type, WeightType source, const uint8_t* rows, 
                           size_t width, const float* importance, uint8_t* out) {
     const size_t out_bytes = row_bytes(type, width);
     if (out_bytes == 0) {
-        throw std::invalid_argument("type " + std::to_string(type) + " has no encoder for rows of " +
-                                    std::to_string(width) + " elements");
+        std::string message = "type ";
+        message.append(std::to_string(type)).append(" has no encoder for rows of ");
+        throw std::invalid_argument(message.append(std::to_string(width)).append(" elements"));
     }
     const EncodeKernel& kernel = kernels_.encode->of[type];
     const size_t row_size = width * bytes_of(source);

@@ -22,8 +22,8 @@ class Encoder {
     // Bytes of a row of `width` elements; 0 where the type has no kernel or the width does not fit.
     size_t row_bytes(int32_t type, size_t width) const;
 
-    // Encodes rows of floats of the type `source` (F32, F16 or BF16), side by side. `importance` has
-    // `width` values above zero or is null. `out` takes num_rows * row_bytes(type, width).
+    // Encodes rows of floats of the type `source` (F32, F16 or BF16), side by side. `importance`
+    // has `width` values above zero or is null. `out` takes num_rows * row_bytes(type, width).
     // Throws std::invalid_argument for a type that has no kernel.
     EncodeResult run(int32_t type, WeightType source, const uint8_t* rows, size_t num_rows,
                      size_t width, const float* importance, uint8_t* out);

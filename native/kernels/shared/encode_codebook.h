@@ -196,29 +196,30 @@ inline EncodeResult encode_mxfp4(const float* x, const float* importance, size_t
 template <class Block, class Put>
 EncodeResult encode_ternary(const float* x, const float* importance, size_t width,
                             size_t num_blocks, uint8_t* out, const Put& put) {
-    return each_batch<256, 256, Block>(
-        x, importance, width, num_blocks, out, Weighting::kRmsPlusMagnitude,
-        [&](const Blocks<256>& b, size_t count, Block* to) {
-            constexpr Uniform kLevel{-1.0f, 1.0f};
-            alignas(64) PerBlock d;
-            alignas(64) Levels<256> q;
-            search_scale<256>(b.x, b.w, kLevel, 1.0f, 0.25f, 12, d);
-            half_t stored[kAbreast];
-            for (int l = 0; l < kAbreast; ++l) {
-                stored[l] = float_to_half(std::fabs(d[l]));
-                d[l] = half_to_float(stored[l]);
-            }
-            levels_at<256>(b.x, kLevel, d, q);
-            for (int i = 0; i < 256; ++i) {
-                for (int l = 0; l < kAbreast; ++l) q[i][l] = static_cast<int8_t>(q[i][l] + 1);
-            }
-            for (size_t l = 0; l < count; ++l) {
-                if (!is_finite_half(stored[l])) return false;
-                to[l].d = stored[l];
-                put(q, l, to[l]);
-            }
-            return true;
-        });
+    return each_batch<256, 256, Block>(x, importance, width, num_blocks, out,
+                                       Weighting::kRmsPlusMagnitude,
+                                       [&](const Blocks<256>& b, size_t count, Block* to) {
+                                           constexpr Uniform kLevel{-1.0f, 1.0f};
+                                           alignas(64) PerBlock d;
+                                           alignas(64) Levels<256> q;
+                                           search_scale<256>(b.x, b.w, kLevel, 1.0f, 0.25f, 12, d);
+                                           half_t stored[kAbreast];
+                                           for (int l = 0; l < kAbreast; ++l) {
+                                               stored[l] = float_to_half(std::fabs(d[l]));
+                                               d[l] = half_to_float(stored[l]);
+                                           }
+                                           levels_at<256>(b.x, kLevel, d, q);
+                                           for (int i = 0; i < 256; ++i) {
+                                               for (int l = 0; l < kAbreast; ++l)
+                                                   q[i][l] = static_cast<int8_t>(q[i][l] + 1);
+                                           }
+                                           for (size_t l = 0; l < count; ++l) {
+                                               if (!is_finite_half(stored[l])) return false;
+                                               to[l].d = stored[l];
+                                               put(q, l, to[l]);
+                                           }
+                                           return true;
+                                       });
 }
 
 inline EncodeResult encode_tq2_0(const float* x, const float* importance, size_t width,
@@ -240,13 +241,15 @@ inline uint8_t five_digits(const Levels<256>& q, size_t lane, int first, int str
 
 inline EncodeResult encode_tq1_0(const float* x, const float* importance, size_t width,
                                  size_t num_blocks, uint8_t* out) {
-    return encode_ternary<EncodedTQ1_0>(
-        x, importance, width, num_blocks, out,
-        [](const Levels<256>& q, size_t lane, EncodedTQ1_0& to) {
-            for (int i = 0; i < 32; ++i) to.q[i] = five_digits(q, lane, i, 32, 5);
-            for (int i = 0; i < 16; ++i) to.q[32 + i] = five_digits(q, lane, 160 + i, 16, 5);
-            for (int i = 0; i < 4; ++i) to.high[i] = five_digits(q, lane, 240 + i, 4, 4);
-        });
+    return encode_ternary<EncodedTQ1_0>(x, importance, width, num_blocks, out,
+                                        [](const Levels<256>& q, size_t lane, EncodedTQ1_0& to) {
+                                            for (int i = 0; i < 32; ++i)
+                                                to.q[i] = five_digits(q, lane, i, 32, 5);
+                                            for (int i = 0; i < 16; ++i)
+                                                to.q[32 + i] = five_digits(q, lane, 160 + i, 16, 5);
+                                            for (int i = 0; i < 4; ++i)
+                                                to.high[i] = five_digits(q, lane, 240 + i, 4, 4);
+                                        });
 }
 
 constexpr EncodeKernels all_encoders() {

@@ -271,19 +271,20 @@ inline EncodeResult encode_q3_k(const float* x, const float* importance, size_t 
 template <int kTop, class Block>
 EncodeResult encode_pairs(const float* x, const float* importance, size_t width, size_t num_blocks,
                           uint8_t* out) {
-    return each_batch<256, 32, Block>(
-        x, importance, width, num_blocks, out, Weighting::kRmsPlusMagnitude,
-        [](const Blocks<256>& b, size_t count, Block* to) {
-            SuperBlocks s;
-            encode_ranges<32, kTop, 63>(b, kTop - 0.9f, 0.1f, 20, s);
-            for (size_t l = 0; l < count; ++l) {
-                if (!put_factors(s, l, to[l])) return false;
-                put_six_bit_pairs(s, l, to[l].scales);
-                put_chunked_nibbles(s.q, l, to[l].q);
-                if constexpr (kTop == 31) put_high_bits(s.q, l, 4, to[l].high);
-            }
-            return true;
-        });
+    return each_batch<256, 32, Block>(x, importance, width, num_blocks, out,
+                                      Weighting::kRmsPlusMagnitude,
+                                      [](const Blocks<256>& b, size_t count, Block* to) {
+                                          SuperBlocks s;
+                                          encode_ranges<32, kTop, 63>(b, kTop - 0.9f, 0.1f, 20, s);
+                                          for (size_t l = 0; l < count; ++l) {
+                                              if (!put_factors(s, l, to[l])) return false;
+                                              put_six_bit_pairs(s, l, to[l].scales);
+                                              put_chunked_nibbles(s.q, l, to[l].q);
+                                              if constexpr (kTop == 31)
+                                                  put_high_bits(s.q, l, 4, to[l].high);
+                                          }
+                                          return true;
+                                      });
 }
 
 inline EncodeResult encode_q6_k(const float* x, const float* importance, size_t width,

@@ -25,36 +25,38 @@ inline void put_fifth_bits(const Levels<32>& q, size_t lane, uint8_t* out) {
 template <int kHalf, class Block>
 EncodeResult encode_centred(const float* x, const float* importance, size_t width,
                             size_t num_blocks, uint8_t* out) {
-    return each_batch<32, 32, Block>(
-        x, importance, width, num_blocks, out, Weighting::kSquare,
-        [](const Blocks<32>& b, size_t count, Block* to) {
-            constexpr Uniform kLevel{-kHalf, kHalf - 1};
-            alignas(64) PerBlock d;
-            alignas(64) Levels<32> q;
-            search_scale<32>(b.x, b.w, kLevel, -(kHalf + 0.9f), 0.1f, 19, d);
-            half_t stored[kAbreast];
-            for (int l = 0; l < kAbreast; ++l) {
-                stored[l] = float_to_half(d[l]);
-                d[l] = half_to_float(stored[l]);
-            }
-            levels_at<32>(b.x, kLevel, d, q);
-            for (int i = 0; i < 32; ++i) {
-                for (int l = 0; l < kAbreast; ++l) q[i][l] = static_cast<int8_t>(q[i][l] + kHalf);
-            }
-            for (size_t l = 0; l < count; ++l) {
-                if (!is_finite_half(stored[l])) return false;
-                to[l].d = stored[l];
-                put_nibbles(q, l, to[l].q);
-                if constexpr (kHalf == 16) put_fifth_bits(q, l, to[l].high);
-            }
-            return true;
-        });
+    return each_batch<32, 32, Block>(x, importance, width, num_blocks, out, Weighting::kSquare,
+                                     [](const Blocks<32>& b, size_t count, Block* to) {
+                                         constexpr Uniform kLevel{-kHalf, kHalf - 1};
+                                         alignas(64) PerBlock d;
+                                         alignas(64) Levels<32> q;
+                                         search_scale<32>(b.x, b.w, kLevel, -(kHalf + 0.9f), 0.1f,
+                                                          19, d);
+                                         half_t stored[kAbreast];
+                                         for (int l = 0; l < kAbreast; ++l) {
+                                             stored[l] = float_to_half(d[l]);
+                                             d[l] = half_to_float(stored[l]);
+                                         }
+                                         levels_at<32>(b.x, kLevel, d, q);
+                                         for (int i = 0; i < 32; ++i) {
+                                             for (int l = 0; l < kAbreast; ++l)
+                                                 q[i][l] = static_cast<int8_t>(q[i][l] + kHalf);
+                                         }
+                                         for (size_t l = 0; l < count; ++l) {
+                                             if (!is_finite_half(stored[l])) return false;
+                                             to[l].d = stored[l];
+                                             put_nibbles(q, l, to[l].q);
+                                             if constexpr (kHalf == 16)
+                                                 put_fifth_bits(q, l, to[l].high);
+                                         }
+                                         return true;
+                                     });
 }
 
 // Q4_1 and Q5_1: levels 0 to kTop.
 template <int kTop, class Block>
-EncodeResult encode_ranged(const float* x, const float* importance, size_t width,
-                           size_t num_blocks, uint8_t* out) {
+EncodeResult encode_ranged(const float* x, const float* importance, size_t width, size_t num_blocks,
+                           uint8_t* out) {
     return each_batch<32, 32, Block>(
         x, importance, width, num_blocks, out, Weighting::kRmsPlusMagnitude,
         [](const Blocks<32>& b, size_t count, Block* to) {

@@ -1,8 +1,8 @@
 // The search for scales and minima that all quantized formats share, on blocks side by side.
 //
-// A block is a lane: `x[i][l]` is element i of block l. The loops over lanes are what compilers make
-// vectors of; along a block everything is done in order, so that no set of vectors and no number of
-// blocks changes a result. All here has internal linkage, as in linear_int8.h.
+// A block is a lane: `x[i][l]` is element i of block l. The loops over lanes are what compilers
+// make vectors of; along a block everything is done in order, so that no set of vectors and no
+// number of blocks changes a result. All here has internal linkage, as in linear_int8.h.
 #pragma once
 
 #include <cmath>
@@ -59,14 +59,14 @@ template <int kWidth>
 struct Blocks {
     alignas(64) Elements<kWidth> x;
     alignas(64) Elements<kWidth> w;
-    bool finite;
+    EncodeResult result;  // kDone where all elements can be encoded
 };
 
 // Takes `count` blocks from x, the first of which begins at `column` of a row of `width` elements.
 // Lanes past the last block are zero.
 template <int kWidth, int kGroup>
-void take_blocks(const float* x, const float* importance, size_t width, size_t column,
-                 size_t count, Weighting weighting, Blocks<kWidth>& b) {
+void take_blocks(const float* x, const float* importance, size_t width, size_t column, size_t count,
+                 Weighting weighting, Blocks<kWidth>& b) {
     for (size_t l = 0; l < kAbreast; ++l) {
         if (l < count) {
             for (int i = 0; i < kWidth; ++i) b.x[i][l] = x[l * kWidth + i];
@@ -74,12 +74,24 @@ void take_blocks(const float* x, const float* importance, size_t width, size_t c
             for (int i = 0; i < kWidth; ++i) b.x[i][l] = 0.0f;
         }
     }
+    // no scale reaches beyond this, and no square of a square overflows
+    constexpr float kMost = 1e9f;
     alignas(64) PerBlock rest = {};
+    alignas(64) PerBlock beyond = {};
     for (int i = 0; i < kWidth; ++i) {
-        for (int l = 0; l < kAbreast; ++l) rest[l] += b.x[i][l] * 0.0f;
+        for (int l = 0; l < kAbreast; ++l) {
+            rest[l] += b.x[i][l] * 0.0f;
+            beyond[l] += std::fabs(b.x[i][l]) > kMost ? 1.0f : 0.0f;
+        }
     }
-    b.finite = true;
-    for (int l = 0; l < kAbreast; ++l) b.finite = b.finite && rest[l] == 0.0f;
+    b.result = EncodeResult::kDone;
+    for (int l = 0; l < kAbreast; ++l) {
+        if (beyond[l] != 0.0f) b.result = EncodeResult::kTooLarge;
+    }
+    for (int l = 0; l < kAbreast; ++l) {
+        if (!(rest[l] == 0.0f)) b.result = EncodeResult::kNotFinite;
+    }
+    if (b.result != EncodeResult::kDone) return;
     if (importance != nullptr) {
         alignas(64) PerBlock mean = {};
         for (int i = 0; i < kWidth; ++i) {
@@ -237,7 +249,7 @@ void search_range(const Elements<kWidth>& x, const Elements<kWidth>& w, float to
         // where all elements are the same, the minimum says it all
         m[l] = low[l];
         d[l] = 0.0f;
-        best[l] = -3.0e38f;
+        best[l] = m[l] * (2.0f * xw[l] - m[l] * ww[l]);
         high[l] = inverse(high[l] - low[l]);
     }
     for (int t = 0; t < tries; ++t) {
@@ -295,7 +307,7 @@ EncodeResult each_batch(const float* x, const float* importance, size_t width, s
         const size_t count = num_blocks - first < kAbreast ? num_blocks - first : kAbreast;
         take_blocks<kWidth, kGroup>(x + first * kWidth, importance, width, first * kWidth % width,
                                     count, weighting, blocks);
-        if (!blocks.finite) return EncodeResult::kNotFinite;
+        if (blocks.result != EncodeResult::kDone) return blocks.result;
         if (!encode(blocks, count, reinterpret_cast<Block*>(out) + first)) {
             return EncodeResult::kTooLarge;
         }

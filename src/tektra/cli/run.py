@@ -17,6 +17,7 @@ from tektra.cli.options import (
     JsonOption,
     KvTypeOption,
     ModelArgument,
+    QuantOption,
     ThreadsOption,
 )
 from tektra.cli.render import is_terminal, print_json
@@ -64,6 +65,7 @@ def _run(
     threads: ThreadsOption = None,
     context: ContextOption = None,
     kv_type: KvTypeOption = None,
+    quant: QuantOption = None,
     no_packed_cache: Annotated[
         bool,
         typer.Option(
@@ -87,7 +89,7 @@ def _run(
     system = None if system is None else _utf8(system, "--system")
     _check_usage(text, given, system=system, raw=raw, json=json)
     settings = settings_from(
-        device, threads, context, kv_type, packed_cache=0 if no_packed_cache else None
+        device, threads, context, kv_type, packed_cache=0 if no_packed_cache else None, quant=quant
     )
     with open_model(model, settings) as llm:
         if not raw and not llm.capabilities.chat_template:

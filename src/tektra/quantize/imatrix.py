@@ -159,7 +159,7 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
                     f"{path.name}: {base!r} has {len(counts)} counts for {len(sums)} rows"
                 )
             entries[base] = _checked(path, base, sums, counts)
-        datasets = file.metadata.get("imatrix.datasets", [])
+        datasets: Any = file.metadata.get("imatrix.datasets", [])
         if isinstance(datasets, str) or not hasattr(datasets, "__iter__"):
             raise FormatError(f"{path.name}: imatrix.datasets is not a list")
         return ImportanceMatrix(
@@ -197,7 +197,7 @@ def _read_legacy(path: Path) -> ImportanceMatrix:
             counts = np.array([max(calls, 1)], np.float32)
             entries[name] = _checked(path, name, values.reshape(1, -1).copy(), counts)
         rest = file.read(8)
-        chunks, datasets = 0, ()
+        chunks, datasets = 0, tuple[str, ...]()
         if len(rest) == 8:
             chunks, length = struct.unpack("<ii", rest)
             if not 0 <= length <= 1 << 16 or chunks < 0:
