@@ -112,7 +112,8 @@ def recognise_pre_tokenizer(content: Mapping[str, Any]) -> str:
 
 # Contractions, cases, digits, spaces, line ends, punctuation, scripts: what the rules differ in.
 _PROBE: Final = (
-    "It's it'tisn they'LL WE'VE camelCase HTTPServer don't x1 12 1234567 3.14 a1b2 \u00bd\u0663\u0664 "
+    "It's it'tisn they'LL WE'VE camelCase HTTPServer don't x1 12 1234567 3.14 a1b2 "
+    "\u00bd\u0663\u0664 "
     "  two  42   7             three\n\nfour \r\n\r\n five\t\tsix \n  seven   \n"
     "(foo)!!?...  --==$%^&* /path/to\\n end.\n\nNext; "
     "#tag @me [x](y) {z} <a> \u00e9t\u00e9 e\u0301\u0301 \u0141\u00f3d\u017a na\u00efve "
