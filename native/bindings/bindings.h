@@ -7,6 +7,5 @@ namespace tektra {
 
 void bind_sampler(nanobind::module_& m);
 void bind_tokenizer(nanobind::module_& m);
-void bind_encoder(nanobind::module_& m);
 
 }  // namespace tektra

@@ -307,7 +307,6 @@ NB_MODULE(_native, m) {
 
     bind_sampler(m);
     bind_tokenizer(m);
-    bind_encoder(m);
 }
 
 }  // namespace tektra

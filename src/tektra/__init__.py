@@ -36,7 +36,6 @@ if TYPE_CHECKING:
         ModelReferenceError,
         QueueFullError,
         RequestError,
-        StorageError,
         TektraError,
         TemplateError,
         TemplateLimitError,
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     )
     from tektra.llm import LLM, LLMOptions
     from tektra.progress import CancelToken, ProgressCallback, ProgressEvent
-    from tektra.quantize.job import quantize_model
 
 __all__ = [
     "LLM",
@@ -73,7 +71,6 @@ __all__ = [
     "QueueFullError",
     "RequestError",
     "SamplingParams",
-    "StorageError",
     "TektraError",
     "TemplateError",
     "TemplateLimitError",
@@ -83,7 +80,6 @@ __all__ = [
     "TopLogprob",
     "UnsupportedModelError",
     "__version__",
-    "quantize_model",
 ]
 
 _MODULES = {
@@ -100,7 +96,6 @@ _MODULES = {
     "tektra.engine.stats": ("EngineStats", "Health", "Latency"),
     "tektra.llm": ("LLM", "LLMOptions"),
     "tektra.progress": ("CancelToken", "ProgressCallback", "ProgressEvent"),
-    "tektra.quantize.job": ("quantize_model",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

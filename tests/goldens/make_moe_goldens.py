@@ -35,12 +35,16 @@ def logits(v: MoeVariant, folder: Path) -> NDArray[np.float32]:
     (folder / "config.json").write_text(json.dumps(dict(v.config)))
     save_file(checkpoint_weights(v), folder / "model.safetensors", metadata={"format": "pt"})
     model: Any
+    more = {}
+    if v.is_mxfp4:
+        more["quantization_config"] = transformers.Mxfp4Config(dequantize=True)
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
         attn_implementation="eager",
         experts_implementation="eager",
         output_loading_info=True,
+        **more,
     )
     tied = {"lm_head.weight"} if v["tie_word_embeddings"] else set()
     if set(info["missing_keys"]) - tied or info["unexpected_keys"] or info["mismatched_keys"]:

@@ -67,6 +67,10 @@ class MoeVariant:
     def expert_width(self) -> int:
         return int(self.config.get("moe_intermediate_size", self["intermediate_size"]))
 
+    @property
+    def is_mxfp4(self) -> bool:
+        return "quantization_config" in self.config
+
     def is_sparse(self, layer: int) -> bool:
         """Whether a layer has experts."""
         if layer in self.config.get("mlp_only_layers", ()):
@@ -81,6 +85,8 @@ _CLASSES = MappingProxyType(
         "qwen3_moe": ("qwen3moe", "Qwen3MoeForCausalLM"),
         "olmoe": ("olmoe", "OlmoeForCausalLM"),
         "gpt_oss": ("gpt-oss", "GptOssForCausalLM"),
+        "granitemoe": ("granitemoe", "GraniteMoeForCausalLM"),
+        "granitemoeshared": ("granitemoe", "GraniteMoeSharedForCausalLM"),
     }
 )
 _DEFAULT_ROPE = MappingProxyType({"rope_type": "default", "rope_theta": 10000.0})
@@ -198,6 +204,7 @@ MOE: Mapping[str, MoeVariant] = MappingProxyType(
             _olmoe("olmoe"),
             _olmoe("olmoe-normalized", norm_topk_prob=True, num_key_value_heads=2),
             _gpt_oss("gpt-oss"),
+            _gpt_oss("gpt-oss-mxfp4", quantization_config={"quant_method": "mxfp4"}),
             _gpt_oss("gpt-oss-truncated", rope_parameters=_yarn(truncate=True)),
             _gpt_oss(
                 "gpt-oss-types",
@@ -216,16 +223,37 @@ def token_ids(v: MoeVariant) -> NDArray[np.int32]:
     return rng.integers(0, v["vocab_size"], v.num_tokens).astype(np.int32)
 
 
-def checkpoint_weights(v: MoeVariant) -> dict[str, F32]:
-    """Weights by the names on the hub, in its layout.
+def checkpoint_weights(v: MoeVariant) -> dict[str, Any]:
+    """Weights by the names on the hub, in its layout: float32, or the uint8 of MXFP4.
 
     The router's logits are far enough apart that rounding does not change what is chosen.
     """
     rng = np.random.default_rng(zlib.crc32(v.name.encode()))
-    return {
-        name: (rng.standard_normal(shape) * spread + mean).astype(np.float32)
-        for name, shape, spread, mean in _tensors(v)
-    }
+    weights: dict[str, Any] = {}
+    for name, shape, spread, mean in _tensors(v):
+        if v.is_mxfp4 and name.endswith(("gate_up_proj", "down_proj")):
+            experts, width, rows = shape
+            blocks = (experts, rows, width // 32)
+            weights[f"{name}_blocks"] = rng.integers(0, 256, (*blocks, 16), np.uint8)
+            # numbers are 2.4 or so, in units of the scale
+            scale = round(math.log2(spread / 2.4)) + 127
+            weights[f"{name}_scales"] = rng.integers(scale - 1, scale + 2, blocks, np.uint8)
+        else:
+            weights[name] = (rng.standard_normal(shape) * spread + mean).astype(np.float32)
+    return weights
+
+
+_FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def _from_mxfp4(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> F32:
+    """Numbers by their bits, sign first; of the two in a byte the lower half is the first."""
+    table = np.array([*_FP4, *(-x for x in _FP4)], np.float32)
+    numbers = np.stack([table[blocks & 15], table[blocks >> 4]], axis=-1)
+    numbers = (
+        numbers.reshape(*scales.shape, 32) * np.exp2(scales.astype(np.float32) - 127)[..., None]
+    )
+    return numbers.reshape(*scales.shape[:-1], -1)
 
 
 Tensor = tuple[str, tuple[int, ...], float, float]
@@ -285,6 +313,17 @@ def _tensors(v: MoeVariant) -> Iterator[Tensor]:
             yield f"{name}.down_proj", (experts, width, hidden), 0.5 / math.sqrt(width), 0.0
             yield f"{name}.down_proj_bias", (experts, hidden), 0.5, 0.0
             continue
+        if kind.startswith("granitemoe"):
+            block = f"{layer}.block_sparse_moe"
+            yield from linear(f"{block}.router.layer", experts, hidden, 3.0)
+            wide, narrow = 1.5 / math.sqrt(hidden), 1.5 / math.sqrt(width)
+            yield f"{block}.input_linear.weight", (experts, 2 * width, hidden), wide, 0.0
+            yield f"{block}.output_linear.weight", (experts, hidden, width), narrow, 0.0
+            if kind == "granitemoeshared":
+                shared = v["shared_intermediate_size"]
+                yield from linear(f"{layer}.shared_mlp.input_linear", 2 * shared, hidden, 1.5)
+                yield from linear(f"{layer}.shared_mlp.output_linear", hidden, shared, 1.5)
+            continue
         block = f"{layer}.block_sparse_moe" if kind == "mixtral" else f"{layer}.mlp"
         yield from linear(f"{block}.gate", experts, hidden, 3.0)
         for e in range(experts):
@@ -328,6 +367,9 @@ _LAYER = MappingProxyType(
         "mlp.gate": "ffn_gate_inp",
         "mlp.router": "ffn_gate_inp",
         "block_sparse_moe.gate": "ffn_gate_inp",
+        "block_sparse_moe.router.layer": "ffn_gate_inp",
+        "block_sparse_moe.output_linear": "ffn_down_exps",
+        "shared_mlp.output_linear": "ffn_down_shexp",
         "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
         "mlp.shared_expert.up_proj": "ffn_up_shexp",
         "mlp.shared_expert.down_proj": "ffn_down_shexp",
@@ -350,7 +392,11 @@ def gguf_weights(v: MoeVariant) -> dict[str, F32]:
     """The same weights as a GGUF converter writes them."""
     weights: dict[str, F32] = {}
     stacks: dict[str, list[F32]] = {}
-    for name, array in checkpoint_weights(v).items():
+    stored = checkpoint_weights(v)
+    for name in [name.removesuffix("_blocks") for name in stored if name.endswith("_blocks")]:
+        floats = _from_mxfp4(stored.pop(f"{name}_blocks"), stored.pop(f"{name}_scales"))
+        stored[name] = floats.swapaxes(1, 2)
+    for name, array in stored.items():
         found = re.fullmatch(r"model\.layers\.(\d+)\.(.*?)(\.weight|\.bias)?", name)
         if found is None:
             stem, ending = name.rsplit(".", 1)
@@ -366,6 +412,10 @@ def gguf_weights(v: MoeVariant) -> dict[str, F32]:
             for at, ours in enumerate(("ffn_gate_exps", "ffn_up_exps")):
                 half = array[..., at::2] if bias else array.swapaxes(1, 2)[:, at::2]
                 weights[f"{blk}.{ours}.{'bias' if bias else 'weight'}"] = half
+        elif part.endswith("input_linear"):
+            kind = "exps" if part.startswith("block_sparse_moe") else "shexp"
+            for ours, half in zip(("gate", "up"), np.split(array, 2, axis=-2), strict=True):
+                weights[f"{blk}.ffn_{ours}_{kind}.weight"] = half
         elif part == "mlp.experts.down_proj":
             weights[f"{blk}.ffn_down_exps.weight"] = array.swapaxes(1, 2)
         elif part == "mlp.experts.down_proj_bias":
@@ -376,7 +426,8 @@ def gguf_weights(v: MoeVariant) -> dict[str, F32]:
             ours = _LAYER[part]
             if v.architecture == "gpt-oss" and ours == "ffn_norm":
                 ours = "post_attention_norm"
-            if v.architecture == "llama" and ours in ("attn_q", "attn_k"):
+            interleaved = v.architecture in ("llama", "granitemoe")
+            if interleaved and ours in ("attn_q", "attn_k"):
                 which = "num_attention_heads" if ours == "attn_q" else "num_key_value_heads"
                 array = _permute(array, v[which])
             if ours == "ffn_gate_inp_shexp":
@@ -420,6 +471,15 @@ def gguf_metadata(v: MoeVariant) -> dict[str, Any]:
         values["expert_feed_forward_length"] = v.expert_width
     if v.architecture == "qwen2moe":
         values["expert_shared_feed_forward_length"] = v["shared_expert_intermediate_size"]
+    for theirs, ours in (
+        ("attention_multiplier", "attention.scale"),
+        ("embedding_multiplier", "embedding_scale"),
+        ("residual_multiplier", "residual_scale"),
+        ("logits_scaling", "logit_scale"),
+        ("shared_intermediate_size", "expert_shared_feed_forward_length"),
+    ):
+        if theirs in v.config:
+            values[ours] = v[theirs]
     if v.config.get("sliding_window") is not None:
         values["attention.sliding_window"] = v["sliding_window"]
     if "layer_types" in v.config and v["layer_types"][0] != "sliding_attention":
@@ -433,9 +493,8 @@ def gguf_metadata(v: MoeVariant) -> dict[str, Any]:
         values["rope.scaling.original_context_length"] = original
         if rope["truncate"]:
             values["rope.scaling.yarn_truncate"] = True
-    usual = {"llama": True, "qwen2moe": False, "qwen3moe": True, "olmoe": False, "gpt-oss": True}
     normalized = v.config.get("norm_topk_prob", True)
-    if normalized != usual[v.architecture]:
+    if normalized != (v.architecture not in ("qwen2moe", "olmoe")):
         values["expert_weights_norm"] = normalized
     whole = {f"{v.architecture}.{key}": value for key, value in values.items()}
     return {"general.architecture": v.architecture, **whole}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.backends.steps import run_text
+from tests.backends.tolerances import TOLERANCES
 from tests.fixtures.checkpoint_files import write_checkpoint
 from tests.goldens.moe_model import (
     MOE,
@@ -125,7 +126,9 @@ def test_each_backend(
 ) -> None:
     error = errors_of(MOE[name], backend, form, tmp_path)
     record_error(measured(MOE[name], form, f"{backend.name}, f16", error))
-    assert error < FLOAT16_TOLERANCE
+    # where experts are quantized, backends may round rows to int8
+    quantized = MOE[name].is_mxfp4 and form == "safetensors"
+    assert error < (TOLERANCES["moe-int8"].largest if quantized else FLOAT16_TOLERANCE)
 
 
 @pytest.mark.parametrize(

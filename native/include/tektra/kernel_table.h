@@ -10,7 +10,6 @@
 #include <string>
 
 #include "tektra/attention_kernels.h"
-#include "tektra/encode_kernels.h"
 #include "tektra/packed_blocks.h"
 #include "tektra/sampling_kernels.h"
 
@@ -131,7 +130,6 @@ struct KernelTable {
     RowKernels rows;
     AttentionKernel attend[kNumKvTypes];
     const SamplingKernels* sampling;
-    const EncodeKernels* encode;
     PeakKernels peaks;
 };
 

@@ -15,7 +15,6 @@ __all__ = [
     "JsonOption",
     "KvTypeOption",
     "ModelArgument",
-    "QuantOption",
     "ThreadsOption",
     "whole_number",
 ]
@@ -94,16 +93,6 @@ KvTypeOption: TypeAlias = Annotated[
         metavar="NAME",
         help="What keys and values are kept as: f16, or int8 in nearly half the memory. [default: "
         "TEKTRA_KV_TYPE, else f16]",
-    ),
-]
-
-QuantOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--quant",
-        metavar="NAME",
-        help="Quantize float weights to this while they are loaded: q8_0, q4_k, ... [default: "
-        "TEKTRA_QUANT, else not]",
     ),
 ]
 

@@ -17,7 +17,6 @@ from tektra.cli.options import (
     JsonOption,
     KvTypeOption,
     ModelArgument,
-    QuantOption,
     ThreadsOption,
 )
 from tektra.cli.render import is_terminal, print_json
@@ -65,7 +64,6 @@ def _run(
     threads: ThreadsOption = None,
     context: ContextOption = None,
     kv_type: KvTypeOption = None,
-    quant: QuantOption = None,
     no_packed_cache: Annotated[
         bool,
         typer.Option(
@@ -89,7 +87,7 @@ def _run(
     system = None if system is None else _utf8(system, "--system")
     _check_usage(text, given, system=system, raw=raw, json=json)
     settings = settings_from(
-        device, threads, context, kv_type, packed_cache=0 if no_packed_cache else None, quant=quant
+        device, threads, context, kv_type, packed_cache=0 if no_packed_cache else None
     )
     with open_model(model, settings) as llm:
         if not raw and not llm.capabilities.chat_template:
