@@ -78,6 +78,10 @@ def beside_others(model: str, threads: str) -> None:
             run("benchmarks.peers.compare", str(file), *common, "--isa", "avx2",
                 "--work", PEER_WORK, "--rounds", "5",
                 "--json", str(RESULTS / f"peers-{short(file)}-avx2.json"))  # fmt: skip
+    for isa in instruction_sets():
+        suffix = "-avx2" if isa == "avx2" else ""
+        run("benchmarks.quant_types", "--isa", isa, *common,
+            "--json", str(RESULTS / f"quant-types{suffix}.json"))  # fmt: skip
 
 
 def short(path: Path) -> str:

@@ -144,10 +144,32 @@ def _peers(report: Result) -> str:
     return f"{_table(head, rows)}\n\nTokens/s, medians; {versions}."
 
 
+def _types(report: Result) -> str:
+    """A row a type, largest first: prefill and decode beside llama.cpp."""
+    rows = []
+    for r in sorted(report["results"], key=lambda r: -float(r["bits_per_weight"])):
+        row = [r["type"], f"{r['bits_per_weight']:.2f}"]
+        for kind in ("prefill", "decode"):
+            found = r[kind]
+            row += [
+                f"{found['tektra']:.0f}",
+                f"{found['llama_cpp']:.0f}",
+                f"{found['ratio']:.2f} x",
+            ]
+        rows.append(row)
+    head = ["type", "bits", "prefill 512", "llama.cpp", "ratio", "decode 32", "llama.cpp", "ratio"]
+    versions = ", ".join(dict.fromkeys(r["llama_cpp_version"] for r in report["results"]))
+    return (
+        f"{_table(head, rows)}\n\nTokens/s of a small model whose matrices are all of that type, "
+        f"medians; llama-cpp-python {versions}."
+    )
+
+
 _PEERS = {"llama_cpp": "llama.cpp", "mistralrs": "mistral.rs"}
 
 _SECTIONS = {
     "peers": ("Beside other engines", _peers),
+    "quant-types": ("Types of weights beside llama.cpp", _types),
     "kernels": ("Matrix kernels", _kernels),
     "speed": ("Prefill and decode", _speed),
     "batch": ("Sequences together", _batch),

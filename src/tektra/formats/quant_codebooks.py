@@ -149,7 +149,7 @@ def codebook(type: GGMLType) -> NDArray[np.uint8]:
     base, width, text = _SETS[type]
     bits = np.frombuffer(base64.b64decode(text), np.uint8)
     groups = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
-    levels = groups[:, None] // base ** np.arange(width) % base
-    levels = levels.astype(np.uint8)
+    digits = groups[:, None] // base ** np.arange(width) % base
+    levels: NDArray[np.uint8] = digits.astype(np.uint8)
     levels.flags.writeable = False
     return levels

@@ -41,7 +41,9 @@ def _scale(field: NDArray[np.float16]) -> NDArray[np.float32]:
 
 def _fields(packed: NDArray[Any], shifts: tuple[int, ...], mask: int) -> NDArray[Any]:
     """[...] to [..., len(shifts)]: fields of integers."""
-    return packed[..., None] >> np.array(shifts, packed.dtype) & packed.dtype.type(mask)
+    fields: NDArray[Any] = packed[..., None] >> np.array(shifts, packed.dtype)
+    fields &= packed.dtype.type(mask)
+    return fields
 
 
 def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -51,11 +53,12 @@ def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _even(seven: NDArray[Any]) -> NDArray[np.uint8]:
     """Bytes of signs from their lower seven bits: the number of minus signs is even."""
-    bits = seven.astype(np.uint8)
+    bits: NDArray[np.uint8] = seven.astype(np.uint8)
     parity = bits ^ bits >> 4
     parity ^= parity >> 2
     parity ^= parity >> 1
-    return bits | parity << 7
+    bits ^= parity << 7
+    return bits
 
 
 def _words(
