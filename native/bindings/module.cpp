@@ -38,7 +38,7 @@ using Output = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
 Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_starts,
            Ints num_cached, Table block_tables, Ints output_rows, size_t num_ops, int32_t buffer,
            std::optional<Ints> segments, std::optional<Table> adapters,
-           std::optional<FloatTable> adapter_scales) {
+           std::optional<FloatTable> adapter_scales, std::optional<Ints> block_starts) {
     auto& program = nb::cast<Program&>(self);
     const Program::Result result = program.result(buffer);
     const size_t num_sequences = num_cached.shape(0);
@@ -51,6 +51,9 @@ Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_
          (adapters->shape(0) != num_sequences || adapter_scales->shape(0) != num_sequences ||
           adapter_scales->shape(1) != num_adapters))) {
         throw std::invalid_argument("step: its arrays differ in length");
+    }
+    if (block_starts && block_starts->shape(0) == 0) {
+        throw std::invalid_argument("step: block_starts is empty");
     }
     const StepView step{
         .num_rows = token_ids.shape(0),
@@ -67,6 +70,8 @@ Output run(nb::handle_t<Program> self, Ints token_ids, Ints positions, Ints row_
         .num_adapters = num_adapters,
         .adapters = adapters ? adapters->data() : nullptr,
         .adapter_scales = adapter_scales ? adapter_scales->data() : nullptr,
+        .num_row_blocks = block_starts ? block_starts->shape(0) - 1 : 0,
+        .block_starts = block_starts ? block_starts->data() : nullptr,
     };
     {
         nb::gil_scoped_release released;
@@ -133,7 +138,9 @@ NB_MODULE(_native, m) {
     m.def(
         "attention_bytes",
         [](std::vector<int64_t> ints, size_t num_threads, size_t max_rows, size_t num_kv_blocks) {
-            if (ints.size() != 7) throw std::invalid_argument("an attention op has seven numbers");
+            if (ints.size() != AttentionNumbers::kNumInts) {
+                throw std::invalid_argument("an attention op has nine numbers");
+            }
             for (const int64_t value : ints) {
                 if (value < 0 || value > INT32_MAX) throw std::invalid_argument("a wrong number");
             }
@@ -249,7 +256,8 @@ NB_MODULE(_native, m) {
         .def("finish", &Program::finish, "arena_bytes"_a)
         .def("run", &run, "token_ids"_a, "positions"_a, "row_starts"_a, "num_cached"_a,
              "block_tables"_a, "output_rows"_a, "num_ops"_a, "buffer"_a, "segments"_a = nb::none(),
-             "adapters"_a = nb::none(), "adapter_scales"_a = nb::none())
+             "adapters"_a = nb::none(), "adapter_scales"_a = nb::none(),
+             "block_starts"_a = nb::none())
         .def("add_adapter", &Program::add_adapter, "Adds an empty adapter and returns its id.")
         .def(
             "add_factors",

@@ -26,8 +26,11 @@ constexpr size_t kMaxSplitRows = 8;
 constexpr size_t kTasksPerThread = 8;
 
 struct AttentionNumbers {
-    size_t layer, num_heads, num_kv_heads, head_dim, value_dim, window;  // window 0: none
-    bool causal;
+    static constexpr size_t kNumInts = 9, kNumFloats = 2;  // and a slope for each head, or none
+
+    size_t layer, num_heads, num_kv_heads, head_dim, value_dim;
+    size_t window, chunk;  // 0: none
+    bool causal, block_diagonal;
     float scale, softcap;
 
     explicit AttentionNumbers(const Op& op)
@@ -37,7 +40,9 @@ struct AttentionNumbers {
           head_dim(op.ints[3]),
           value_dim(op.ints[4]),
           window(op.ints[5]),
+          chunk(op.ints[7]),
           causal(op.ints[6] != 0),
+          block_diagonal(op.ints[8] != 0),
           scale(op.floats[0]),
           softcap(op.floats[1]) {}
 

@@ -89,6 +89,14 @@ void write_f16(const RowKernels& rows, const KvShape& shape, size_t place, const
     rows.to_half(value, shape.value_dim, values + place * shape.value_dim);
 }
 
+void write_f32(const KvShape& shape, size_t place, const float* key, const float* value,
+               uint8_t* head) {
+    auto* const keys = reinterpret_cast<float*>(head) + place;
+    for (size_t d = 0; d < shape.head_dim; ++d) keys[d * kKvBlock] = key[d];
+    auto* const values = reinterpret_cast<float*>(head + shape.key_bytes());
+    std::memcpy(values + place * shape.value_dim, value, shape.value_dim * sizeof(float));
+}
+
 void write_int8(const KvShape& shape, size_t place, const float* key, const float* value,
                 uint8_t* head) {
     float rotated[kMaxInt8Head];
@@ -119,6 +127,8 @@ void write_kv(const RowKernels& rows, const KvShape& shape, size_t place, const 
               const float* value, uint8_t* head) {
     if (shape.type == KvType::kInt8) {
         write_int8(shape, place, key, value, head);
+    } else if (shape.type == KvType::kF32) {
+        write_f32(shape, place, key, value, head);
     } else {
         write_f16(rows, shape, place, key, value, head);
     }

@@ -57,6 +57,7 @@ Program::Exclusive::Exclusive(std::atomic<bool>& busy) : busy_(busy) {
 Program::Program(const KernelTable& kernels, const Limits& limits)
     : kernels_(kernels), limits_(checked(limits)), pool_(limits.num_threads) {
     row_sequence_.resize(limits.max_rows);
+    row_block_.resize(limits.max_rows);
     written_in_.resize(limits.num_kv_blocks);
 }
 
@@ -137,6 +138,7 @@ void Program::finish(size_t arena_bytes) {
         }
         if (op.code != OpCode::kAttention) continue;
         const AttentionNumbers a(op);
+        needs_row_blocks_ |= a.block_diagonal;
         attention_scratch_floats_ = std::max(attention_scratch_floats_, a.scratch());
         partial_floats = std::max(partial_floats, a.partials(limits_));
     }

@@ -67,7 +67,7 @@ struct Span {
 int32_t Program::add_cache(size_t num_kv_heads, size_t head_dim, size_t value_dim, KvType type) {
     const Exclusive exclusive(busy_);
     check_building();
-    if (type != KvType::kF16 && type != KvType::kInt8) {
+    if (type < KvType{} || type >= KvType::kNumTypes) {
         throw std::invalid_argument("an unknown type of cache");
     }
     if (type == KvType::kInt8 && head_dim > kMaxInt8Head) {
@@ -111,16 +111,33 @@ void Program::run_attention(const Op& op, const StepView& step) {
     const KvShape& shape = caches_[a.layer];
     const size_t group = a.group();
     const float* sinks = op.weights[0] < 0 ? nullptr : vectors_[op.weights[0]].data();
+    const float* slopes = op.floats.size() == AttentionNumbers::kNumFloats
+                              ? nullptr
+                              : op.floats.data() + AttentionNumbers::kNumFloats;
     const size_t key_bytes = shape.key_bytes();
     const AttentionKernel kernel = kernels_.attend[static_cast<size_t>(shape.type)];
 
+    // Both ends of it never become less from row to row of a sequence, and each row sees itself.
     auto span_of = [&](size_t r) {
         const size_t s = row_sequence_[r];
-        const size_t rows = step.row_starts[s + 1] - step.row_starts[s];
-        const size_t position = step.num_cached[s] + (r - step.row_starts[s]);
-        const size_t last = a.causal ? position + 1 : step.num_cached[s] + rows;
-        const size_t first = a.window != 0 && position + 1 > a.window ? position + 1 - a.window : 0;
-        return Span{first, last};
+        const size_t start = step.row_starts[s], cached = step.num_cached[s];
+        const size_t position = cached + (r - start);
+        Span span{0, a.causal ? position + 1 : cached + step.row_starts[s + 1] - start};
+        if (a.window != 0) {
+            if (position + 1 > a.window) span.first = position + 1 - a.window;
+            span.last = std::min(span.last, position + a.window);
+        }
+        if (a.chunk != 0) {
+            const size_t chunk = position / a.chunk * a.chunk;
+            span.first = std::max(span.first, chunk);
+            span.last = std::min(span.last, chunk + a.chunk);
+        }
+        if (a.block_diagonal) {
+            const int32_t* block = step.block_starts + row_block_[r];
+            span.first = std::max(span.first, cached + (block[0] - start));
+            span.last = std::min(span.last, cached + (block[1] - start));
+        }
+        return span;
     };
 
     auto scratch_of = [&](size_t thread) {
@@ -143,7 +160,8 @@ void Program::run_attention(const Op& op, const StepView& step) {
                       size_t split, const State& state, float* scratch) {
         const size_t n = tile.num_rows * group;
         const size_t begin = split * kSplit, end = begin + kSplit;
-        int32_t first[kMostQueries], last[kMostQueries];
+        int32_t first[kMostQueries], last[kMostQueries], position[kMostQueries];
+        float slope[kMostQueries];
         size_t seen_first = end, seen_last = begin;
         for (size_t r = 0; r < tile.num_rows; ++r) {
             const Span span = span_of(tile.row + r);
@@ -158,6 +176,12 @@ void Program::run_attention(const Op& op, const StepView& step) {
             const size_t lo = std::max(span.first, begin), hi = std::min(span.last, end);
             first[i] = lo < hi ? static_cast<int32_t>(lo - start) : 0;
             last[i] = lo < hi ? static_cast<int32_t>(hi - start) : 0;
+            if (slopes == nullptr) continue;
+            const size_t r = tile.row + i / group, s = row_sequence_[r];
+            const size_t at = step.num_cached[s] + (r - step.row_starts[s]);
+            position[i] =
+                static_cast<int32_t>(static_cast<int64_t>(at) - static_cast<int64_t>(start));
+            slope[i] = slopes[h * group + i % group];
         }
         const size_t last_of_tile = span_of(tile.row + tile.num_rows - 1).last;
         const uint8_t *keys[kSplitBlocks], *values[kSplitBlocks];
@@ -187,6 +211,8 @@ void Program::run_attention(const Op& op, const StepView& step) {
                 .last = last,
                 .scale = a.scale,
                 .softcap = a.softcap,
+                .slopes = slopes == nullptr ? nullptr : slope,
+                .at = position,
                 .maximum = state.maximum,
                 .sum = state.sum,
                 .values_sum = state.values,
@@ -232,8 +258,8 @@ void Program::run_attention(const Op& op, const StepView& step) {
     }
 
     // a task is some splits of a tile and kv head; then the splits of each are merged
-    auto partial = [&](const AttentionTile& tile, size_t h, size_t i) {
-        const size_t n = tile.num_rows * group;
+    auto partial = [&](const AttentionTile& tile, size_t h, size_t split) {
+        const size_t n = tile.num_rows * group, i = split - tile.first_split;
         const size_t before = tile.row * num_splits * a.num_heads + (h * num_splits + i) * n;
         return State(reinterpret_cast<float*>(attention_partials_.data()) + before * a.state(), n);
     };
@@ -241,12 +267,14 @@ void Program::run_attention(const Op& op, const StepView& step) {
     const size_t shares = (num_splits + share - 1) / share;
     pool_.run(num_tiles * a.num_kv_heads * shares, [&](size_t task, size_t thread) {
         const AttentionTile& tile = tiles_[task / shares / a.num_kv_heads];
-        const size_t h = task / shares % a.num_kv_heads, at = task % shares * share;
+        const size_t h = task / shares % a.num_kv_heads;
+        const size_t at = tile.first_split + task % shares * share;
         const size_t end = std::min(at + share, tile.end_split);
+        if (at >= end) return;
         float* scratch = scratch_of(thread);
         const float* queries[kMostQueries];
         queries_of(tile, h, scratch + a.queries_at(), queries);
-        for (size_t i = std::max(at, tile.first_split); i < end; ++i) {
+        for (size_t i = at; i < end; ++i) {
             attend(tile, h, queries, i, partial(tile, h, i), scratch);
         }
     });
@@ -261,7 +289,7 @@ void Program::run_attention(const Op& op, const StepView& step) {
     }
 }
 
-// Parts the rows of a step into tiles, the longest first; returns how many splits any of them has.
+// Parts the rows of a step into tiles, the longest first; returns the most splits that one has.
 template <class SpanOf>
 size_t Program::tile_rows(const AttentionNumbers& a, const StepView& step, const SpanOf& span_of) {
     // smaller than possible where there would be too few tasks
@@ -277,7 +305,7 @@ size_t Program::tile_rows(const AttentionNumbers& a, const StepView& step, const
             const size_t first = span_of(r).first / kSplit;
             const size_t last = (span_of(r + rows - 1).last + kSplit - 1) / kSplit;
             tiles_.push_back({r, rows, first, last});
-            num_splits = std::max(num_splits, last);
+            num_splits = std::max(num_splits, last - first);
         }
     }
     auto cost = [](const AttentionTile& t) { return t.num_rows * (t.end_split - t.first_split); };

@@ -23,7 +23,7 @@ constexpr Form kForms[] = {
     {"layer_norm", 1, 1, 2, 0, 1},
     {"rope_table", 0, 1, 1, 0, 0},
     {"rope", 2, 1, 0, 3, 0},
-    {"attention", 3, 1, 1, 7, 2},
+    {"attention", 3, 1, 1, AttentionNumbers::kNumInts, -1},
     {"activate", 1, 1, 0, 1, 0},
     {"gated", 2, 1, 0, 1, 0},
     {"add", 2, 1, 0, 0, 0},
@@ -188,6 +188,9 @@ void Program::check_op(const Op& op) const {
                   "wrong width");
             check(buffers_[to].rows == Rows::kTokens, "only token rows attend");
             check(vector_of(op.weights[0], a.num_heads, true), "wrong sinks");
+            check(op.floats.size() == AttentionNumbers::kNumFloats ||
+                      op.floats.size() == AttentionNumbers::kNumFloats + a.num_heads,
+                  "wrong number of slopes");
             break;
         }
         case OpCode::kColumns:
@@ -258,6 +261,27 @@ void Program::check_step(const StepView& step) {
     }
     check_blocks(step);
     check_adapters(step);
+    check_row_blocks(step);
+}
+
+// Blocks of rows part those of each sequence; where no op asks for blocks there need be none.
+void Program::check_row_blocks(const StepView& step) {
+    if (!needs_row_blocks_) return;
+    require(step.block_starts != nullptr, "step",
+            "the model attends within blocks, and it has none");
+    const int32_t* starts = step.block_starts;
+    const size_t n = step.num_row_blocks;
+    require(n > 0 && starts[0] == 0 && starts[n] == static_cast<int64_t>(step.num_rows), "step",
+            "the blocks do not cover the rows");
+    size_t s = 0;
+    for (size_t b = 0; b < n; ++b) {
+        require(starts[b] < starts[b + 1], "step", "a block without rows");
+        while (step.row_starts[s + 1] <= starts[b]) ++s;
+        require(starts[b + 1] <= step.row_starts[s + 1], "step",
+                "a block that reaches into another sequence");
+        std::fill(row_block_.begin() + starts[b], row_block_.begin() + starts[b + 1],
+                  static_cast<int32_t>(b));
+    }
 }
 
 // Every block is in the cache, and what a sequence writes nobody else has in hand: the threads of a

@@ -17,8 +17,7 @@ from tests.backends.memory_weights import MemoryWeights
 from tests.backends.steps import Piece, i32, make_step, num_blocks
 from tests.backends.tolerances import LINEAR, TOLERANCES, WEIGHT_TYPES, Tolerance
 
-from tektra.backends.base import Step
-from tektra.config import KvType
+from tektra.backends.base import CacheType, Step
 from tektra.formats.ggml_types import GGMLType
 from tektra.graph import Activation, Graph, RopeLayout, RopeScaling, RopeSpec, Value
 
@@ -55,7 +54,7 @@ class Case:
     name: str
     tolerance: Tolerance
     prepare: Callable[[], Prepared]
-    kv_type: KvType = "f16"
+    kv_type: CacheType = "f16"
 
 
 def rng_of(name: str) -> np.random.Generator:

@@ -116,27 +116,49 @@ def int8_keys(x: NDArray[np.float32]) -> F64:
 
 
 def attention_row(
-    q: F64, keys: F64, values: F64, slot: int, spec: AttentionSpec, sinks: F64 | None
+    q: F64,
+    keys: F64,
+    values: F64,
+    slot: int,
+    spec: AttentionSpec,
+    sinks: F64 | None,
+    block: range | None = None,
 ) -> F64:
     """One row: q [heads, head_dim], keys and values [positions, kv heads, dim] as the cache has
-    them -> [heads * value_dim]."""
+    them -> [heads * value_dim]. ``block`` are the positions of its block, where it has one."""
     out = []
     for head in range(spec.num_heads):
         kv = head // (spec.num_heads // spec.num_kv_heads)
         seen = [
             j
             for j in range(len(keys))
-            if (j <= slot or not spec.causal) and (spec.window is None or slot - j < spec.window)
+            if (j <= slot or not spec.causal)
+            and (spec.window is None or abs(slot - j) < spec.window)
+            and (spec.chunk is None or j // spec.chunk == slot // spec.chunk)
+            and (not spec.block_diagonal or (block is not None and j in block))
         ]
         scores = [float(q[head] @ keys[j, kv]) * spec.score_scale for j in seen]
         if spec.softcap is not None:
             scores = [spec.softcap * math.tanh(score / spec.softcap) for score in scores]
+        if spec.alibi is not None:
+            slope = alibi_slope(head, spec.num_heads, spec.alibi)
+            scores = [s - slope * abs(slot - j) for s, j in zip(scores, seen, strict=True)]
         sink = [] if sinks is None else [float(sinks[head])]
         top = max([*scores, *sink])
         weights = [math.exp(score - top) for score in scores]
         total = sum(weights) + sum(math.exp(score - top) for score in sink)
         out.append(sum(w / total * values[j, kv] for w, j in zip(weights, seen, strict=True)))
     return np.concatenate(out)
+
+
+def alibi_slope(head: int, num_heads: int, largest: float) -> float:
+    """What a head's score loses for a position of distance (https://arxiv.org/abs/2108.12409)."""
+    if math.log2(num_heads).is_integer():
+        return float(2 ** (-largest / num_heads)) ** (head + 1)
+    below = 2 ** math.floor(math.log2(num_heads))
+    if head < below:
+        return alibi_slope(head, below, largest)
+    return alibi_slope(2 * (head - below), 2 * below, largest)
 
 
 def activation(function: Activation, x: F64) -> F64:

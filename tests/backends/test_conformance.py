@@ -17,9 +17,8 @@ from tests.backends.cases_tables import table_cases
 from tests.backends.present import other_backends, other_instruction_sets
 from tests.backends.tolerances import Tolerance, assert_close
 
-from tektra.backends.base import Backend, CompileOptions
+from tektra.backends.base import Backend, CacheType, CompileOptions
 from tektra.backends.reference import ReferenceBackend
-from tektra.config import KvType
 
 CASES = [*row_cases(), *table_cases(), *moe_cases(), *attention_cases()]
 OTHERS = {**other_backends(), **other_instruction_sets()}
@@ -30,7 +29,7 @@ REFERENCE = Tolerance(largest=2e-6, rms=1e-6)
 """The reference rounds each op to float32, and nothing else, whatever the weights are."""
 
 
-def outcome(backend: Backend, case: Prepared, kv_type: KvType) -> NDArray[np.float32]:
+def outcome(backend: Backend, case: Prepared, kv_type: CacheType) -> NDArray[np.float32]:
     """The output of the last step, after those that fill the cache."""
     executable = backend.compile(case.graph, case.weights, replace(OPTIONS, kv_type=kv_type))
     try:

@@ -7,19 +7,27 @@ Held by every backend but the reference, whose products are BLAS's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.backends.memory_weights import MemoryWeights
-from tests.backends.steps import Piece, make_step, num_blocks, run_text
+from tests.backends.steps import Piece, i32, make_step, num_blocks, run_text
 from tests.backends.tolerances import WEIGHT_TYPES
 from tests.goldens.seeded_model import Variant, gguf_metadata, gguf_weights
 
-from tektra.backends.base import Backend, CompileOptions, Executable
+from tektra.backends.base import (
+    CACHE_TYPES,
+    Backend,
+    CacheType,
+    CompileOptions,
+    Executable,
+)
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.tensor_info import TensorInfo
-from tektra.graph import Graph
+from tektra.graph import AttentionSpec, Graph
 from tektra.models.base import draw
 
 VOCABULARY = 96
@@ -180,3 +188,78 @@ def test_among_others(compiled: Compile, text: list[int]) -> None:
         start += size
     assert start == LENGTH
     equal(np.stack([results[row] for row in ROWS]), alone)
+
+
+# What attention can do beside: one op over rows from tables, so that nothing hides a difference.
+
+MECHANISMS = {
+    "window": AttentionSpec(4, 2, 40, window=20, sinks="sinks"),
+    "long-window": AttentionSpec(6, 2, 72, value_head_dim=40, window=259),
+    "softcap": AttentionSpec(4, 2, 64, softcap=2.0, chunk=100),
+    "alibi": AttentionSpec(3, 3, 32, alibi=8.0),
+    "bidirectional": AttentionSpec(4, 2, 80, causal=False),
+    "bidirectional-window": AttentionSpec(4, 2, 64, causal=False, window=33),
+    "blocks": AttentionSpec(4, 4, 80, causal=False, block_diagonal=True),
+}
+BLOCK = 23  # rows
+
+
+@pytest.mark.parametrize("kv_type", CACHE_TYPES)
+@pytest.mark.parametrize("label", MECHANISMS)
+def test_mechanisms(other_backend: Backend, label: str, kv_type: CacheType) -> None:
+    """In pieces, with other threads, in other blocks, beside others: the same bits."""
+    spec = MECHANISMS[label]
+    rng = np.random.default_rng(5)
+    weights = MemoryWeights.of(
+        {
+            name: rng.standard_normal((LENGTH, width)).astype(np.float32)
+            for name, width in (
+                ("q", spec.num_heads * spec.head_dim),
+                ("k", spec.num_kv_heads * spec.head_dim),
+                ("v", spec.num_kv_heads * spec.value_dim),
+            )
+        }
+    ).add("sinks", rng.standard_normal(spec.num_heads).astype(np.float32))
+    graph = weights.graph()
+    q, k, v = (graph.embed(name) for name in "qkv")
+    graph.output("hidden", graph.select_outputs(graph.attention(q, k, v, layer=0, spec=spec)))
+    options = CompileOptions(
+        max_rows=LENGTH + 70, max_outputs=LENGTH, num_kv_blocks=NUM_KV_BLOCKS, kv_type=kv_type
+    )
+    scrambled = rng.permutation(NUM_KV_BLOCKS).tolist()
+
+    def outputs(executable: Executable, size: int, others: int = 0) -> NDArray[np.float32]:
+        found = []
+        for start in range(0, LENGTH, size):
+            ids = range(start, min(start + size, LENGTH))
+            pieces = [Piece(ids, scrambled[:10], start, range(len(ids)))]
+            if others:
+                pieces.insert(0, Piece(range(others), scrambled[10:], 0))
+            step = make_step(pieces)
+            starts = np.unique(
+                [
+                    *step.row_starts,
+                    *(
+                        row
+                        for begin, end in pairwise(step.row_starts.tolist())
+                        for row in range(begin, end, BLOCK)
+                    ),
+                ]
+            )
+            step = replace(step, block_starts=i32(starts)) if spec.block_diagonal else step
+            found.append(executable.run(step, "hidden").copy())
+        return np.concatenate(found)
+
+    executables = [
+        other_backend.compile(graph, weights, replace(options, num_threads=n)) for n in (1, 2)
+    ]
+    one, two = executables
+    whole = outputs(one, LENGTH)
+    equal(outputs(two, LENGTH), whole)
+    equal(outputs(two, LENGTH, others=61), whole)
+    if spec.causal or spec.block_diagonal:  # otherwise a row sees those that come in its step
+        for size in (1, 7, 64) if spec.causal else (BLOCK, 3 * BLOCK):
+            equal(outputs(one, size), whole)
+            equal(outputs(two, size, others=5), whole)
+    for executable in executables:
+        executable.close()

@@ -151,3 +151,35 @@ def test_blocks_shared_for_reading(executable: Executable) -> None:
     for ids, block, row in (([40, 41], 2, 0), ([42], 3, 1)):
         alone = executable.run(make_step([Piece(prefix + ids, [5, block], 0, [31 + len(ids)])]))
         np.testing.assert_allclose(both[row], alone[0], rtol=0, atol=2e-6)
+
+
+BAD_BLOCKS: dict[str, Any] = {
+    "none": None,
+    "empty": i32([]),
+    "no block": i32([0]),
+    "not from zero": i32([1, 3, 5]),
+    "short": i32([0, 3]),
+    "past the end": i32([0, 3, 6]),
+    "backwards": i32([0, 4, 3, 5]),
+    "far": i32([0, 2**31 - 1, 5]),
+    "without rows": i32([0, 3, 3, 5]),
+    "in two sequences": i32([0, 2, 5]),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_BLOCKS)
+def test_malformed_blocks_of_rows(backend: Backend, fault: str) -> None:
+    rng = np.random.default_rng(1)
+    weights = MemoryWeights.of({"x": input_table(rng, VOCABULARY, 32)})
+    graph = weights.graph()
+    q, k, v = (graph.embed("x") for _ in range(3))
+    spec = AttentionSpec(1, 1, 32, causal=False, block_diagonal=True)
+    out = graph.attention(q, k, v, layer=0, spec=spec)
+    graph.output("logits", graph.select_outputs(out))
+    executable = backend.compile(graph, weights, OPTIONS)
+    step = dataclasses.replace(good(), block_starts=i32([0, 2, 3, 5]))
+    before = executable.run(step).copy()
+    with pytest.raises(BackendError):
+        executable.run(dataclasses.replace(step, block_starts=BAD_BLOCKS[fault]))
+    np.testing.assert_array_equal(executable.run(step), before)
+    executable.close()

@@ -40,7 +40,9 @@ struct Context {
         blocks.assign(kSplitBlocks, std::vector<uint8_t>(shape.head_bytes()));
         for (size_t p = 0; p < kSplit; ++p) {
             put(p, &k[p * head_dim], &v[p * value_dim]);
-            type == KvType::kF16 ? read_f16(p) : read_int8(p);
+            if (type == KvType::kF16) read_floats<half_t>(p);
+            if (type == KvType::kF32) read_floats<float>(p);
+            if (type == KvType::kInt8) read_int8(p);
             check_rounding(p, &k[p * head_dim], &v[p * value_dim]);
         }
     }
@@ -51,16 +53,19 @@ struct Context {
     }
 
   private:
-    void read_f16(size_t p) {
+    static float to_float(half_t h) { return half_to_float(h); }
+    static float to_float(float f) { return f; }
+    template <class Element>
+    void read_floats(size_t p) {
         const uint8_t* block = blocks[p / kKvBlock].data();
-        const auto* k = reinterpret_cast<const half_t*>(block);
-        const auto* v = reinterpret_cast<const half_t*>(block + shape.key_bytes());
+        const auto* k = reinterpret_cast<const Element*>(block);
+        const auto* v = reinterpret_cast<const Element*>(block + shape.key_bytes());
         const size_t place = p % kKvBlock;
         for (size_t d = 0; d < shape.head_dim; ++d) {
-            keys[p * shape.head_dim + d] = half_to_float(k[d * kKvBlock + place]);
+            keys[p * shape.head_dim + d] = to_float(k[d * kKvBlock + place]);
         }
         for (size_t d = 0; d < shape.value_dim; ++d) {
-            values[p * shape.value_dim + d] = half_to_float(v[place * shape.value_dim + d]);
+            values[p * shape.value_dim + d] = to_float(v[place * shape.value_dim + d]);
         }
     }
     void read_int8(size_t p) {
@@ -97,7 +102,8 @@ struct Context {
             power += exact * exact;
             error += off * off;
         }
-        const double step = shape.type == KvType::kF16 ? 1.0 / 2048 : 0.5 / 127;
+        double step = shape.type == KvType::kF16 ? 1.0 / 2048 : 0.5 / 127;
+        if (shape.type == KvType::kF32) step = 0.0;
         // the largest rotated element is at most the length of the key times the root of its size
         const double length = std::sqrt(static_cast<double>(shape.head_dim));
         CHECK(std::sqrt(error / power) <= step * length, "a key is rounded by %g of its length",
@@ -106,7 +112,10 @@ struct Context {
             if (std::fabs(x) > largest) largest = std::fabs(x);
         }
         for (size_t d = 0; d < shape.value_dim; ++d) {
-            CHECK(std::fabs(values[p * shape.value_dim + d] - value[d]) <= 1.0001 * step * largest,
+            // below 2^-14 the steps of binary16 are 2^-24
+            const double least = shape.type == KvType::kF16 ? std::ldexp(1.0, -25) : 0.0;
+            CHECK(std::fabs(values[p * shape.value_dim + d] - value[d]) <=
+                      std::fmax(1.0001 * step * largest, least),
                   "a value is rounded wrongly");
         }
     }
@@ -119,16 +128,19 @@ struct Result {
 struct Query {
     const float* at;
     int first, last;
+
+    int position() const { return (first + last) / 2; }  // with slopes
 };
 
 // Runs the kernel over the blocks [first_block, last_block) of the context.
 Result attend(const Context& context, const std::vector<Query>& queries, float scale, float softcap,
-              size_t first_block = 0, size_t last_block = kSplitBlocks) {
+              size_t first_block = 0, size_t last_block = kSplitBlocks, float slope = 0.0f) {
     const KvShape& shape = context.shape;
     const size_t n = queries.size();
     std::vector<const float*> at;
     std::vector<float> made(n * int8_query_floats(shape.head_dim));
-    std::vector<int32_t> first, last;
+    std::vector<int32_t> first, last, position;
+    const std::vector<float> slopes(n, slope);
     const int start = static_cast<int>(first_block * kKvBlock);
     for (const Query& q : queries) {
         if (shape.type == KvType::kInt8) {
@@ -140,6 +152,7 @@ Result attend(const Context& context, const std::vector<Query>& queries, float s
         }
         first.push_back(q.first < q.last ? q.first - start : 0);
         last.push_back(q.first < q.last ? q.last - start : 0);
+        position.push_back(q.position() - start);
     }
     std::vector<const uint8_t*> keys, values;
     for (size_t b = first_block; b < last_block; ++b) {
@@ -165,6 +178,8 @@ Result attend(const Context& context, const std::vector<Query>& queries, float s
          .last = last.data(),
          .scale = scale,
          .softcap = softcap,
+         .slopes = slope == 0.0f ? nullptr : slopes.data(),
+         .at = position.data(),
          .maximum = result.maximum.data(),
          .sum = result.sum.data(),
          .values_sum = result.values.data(),
@@ -172,7 +187,8 @@ Result attend(const Context& context, const std::vector<Query>& queries, float s
     return result;
 }
 
-std::vector<double> formula(const Context& context, const Query& q, double scale, double softcap) {
+std::vector<double> formula(const Context& context, const Query& q, double scale, double softcap,
+                            double slope) {
     const size_t head_dim = context.shape.head_dim, value_dim = context.shape.value_dim;
     std::vector<double> expected(value_dim);
     double total = 0.0;
@@ -181,6 +197,7 @@ std::vector<double> formula(const Context& context, const Query& q, double scale
         for (size_t d = 0; d < head_dim; ++d) score += q.at[d] * context.keys[p * head_dim + d];
         score *= scale;
         if (softcap != 0.0) score = softcap * std::tanh(score / softcap);
+        score -= slope * std::abs(p - q.position());
         const double weight = std::exp(score);
         total += weight;
         for (size_t d = 0; d < value_dim; ++d) {
@@ -204,13 +221,13 @@ std::vector<Query> some_queries(const std::vector<float>& q, size_t head_dim, si
 }
 
 void test_formula(const KernelTable& table, KvType type, size_t head_dim, size_t value_dim,
-                  float softcap, std::mt19937& random) {
+                  float softcap, float slope, std::mt19937& random) {
     const Context context(table, type, head_dim, value_dim, random);
     const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
     for (const size_t n : {1, 2, 5, 12, 29}) {
         const auto q = normal(random, n * head_dim);
         const auto queries = some_queries(q, head_dim, n);
-        const Result result = attend(context, queries, scale, softcap);
+        const Result result = attend(context, queries, scale, softcap, 0, kSplitBlocks, slope);
         for (size_t i = 0; i < n; ++i) {
             const float* values = &result.values[i * value_dim];
             if (queries[i].first >= queries[i].last) {
@@ -220,16 +237,16 @@ void test_formula(const KernelTable& table, KvType type, size_t head_dim, size_t
                       "%s: values out of nothing", table.name);
                 continue;
             }
-            const auto expected = formula(context, queries[i], scale, softcap);
+            const auto expected = formula(context, queries[i], scale, softcap, slope);
             std::vector<float> got(value_dim);
             for (size_t d = 0; d < value_dim; ++d) got[d] = values[d] / result.sum[i];
             const double error = distance(got.data(), expected.data(), value_dim, 1.0);
             // A weight of an int8 cache is rounded by 0.29 units of 1 / 32767 (root mean square):
             // 5e-5 over a block of 32 whose largest weight outweighs all others, and five times
             // that for the worst of so many results. The rounding of queries is less.
-            CHECK(error < (type == KvType::kF16 ? 3e-6 : 2.5e-4),
-                  "%s: head %zu, value %zu, cap %g, query %zu of %zu: off by %g", table.name,
-                  head_dim, value_dim, softcap, i, n, error);
+            CHECK(error < (type == KvType::kInt8 ? 2.5e-4 : 3e-6),
+                  "%s: head %zu, value %zu, cap %g, slope %g, query %zu of %zu: off by %g",
+                  table.name, head_dim, value_dim, softcap, slope, i, n, error);
         }
     }
 }
@@ -248,6 +265,7 @@ void test_bits(const KernelTable& table, KvType type, size_t head_dim, size_t va
     const auto q = normal(random, n * head_dim);
     const auto queries = some_queries(q, head_dim, n);
     const Result all = attend(context, queries, 0.2f, 0.0f);
+    const Result sloped = attend(context, queries, 0.2f, 0.0f, 0, kSplitBlocks, 0.1f);
     const std::vector<float> no_key(head_dim, kNan), no_value(value_dim, kNan);
     for (size_t i = 0; i < n; ++i) {
         const Query& query = queries[i];
@@ -259,6 +277,9 @@ void test_bits(const KernelTable& table, KvType type, size_t head_dim, size_t va
         const size_t end = (query.last + kKvBlock - 1) / kKvBlock;
         const Result few = attend(context, {query}, 0.2f, 0.0f, begin, end);
         CHECK(same(all, i, few, 0, value_dim), "%s: query %zu has other bits in its own blocks",
+              table.name, i);
+        const Result near = attend(context, {query}, 0.2f, 0.0f, begin, end, 0.1f);
+        CHECK(same(sloped, i, near, 0, value_dim), "%s: query %zu has other bits with a slope",
               table.name, i);
     }
     // the first half of the queries sees 100 positions and the others more, which are NaN
@@ -295,11 +316,12 @@ void test_far_scores(const KernelTable& table, KvType type) {
 int main() {
     std::mt19937 random(1);
     for (const KernelTable* table : tables()) {
-        for (const KvType type : {KvType::kF16, KvType::kInt8}) {
+        for (const KvType type : {KvType::kF16, KvType::kInt8, KvType::kF32}) {
             for (const size_t head_dim : {1, 18, 32, 80, 128}) {
                 for (const size_t value_dim : {1, 9, 64, 72, 256}) {
-                    test_formula(*table, type, head_dim, value_dim, 0.0f, random);
-                    test_formula(*table, type, head_dim, value_dim, 20.0f, random);
+                    test_formula(*table, type, head_dim, value_dim, 0.0f, 0.0f, random);
+                    test_formula(*table, type, head_dim, value_dim, 20.0f, 0.0f, random);
+                    test_formula(*table, type, head_dim, value_dim, 0.0f, 0.0625f, random);
                 }
             }
             test_bits(*table, type, 64, 64, random);

@@ -22,8 +22,8 @@ constexpr float kLog2E = 1.44269504f;
 constexpr size_t kSplitBlocks = kSplit / kKvBlock;
 static_assert(kSplit % kKvBlock == 0);
 
-// What keys and values are kept as; numbered as KV_TYPES in config.py.
-enum class KvType : int32_t { kF16, kInt8, kNumTypes };
+// What keys and values are kept as; numbered as CACHE_TYPES in backends/base.py.
+enum class KvType : int32_t { kF16, kInt8, kF32, kNumTypes };
 constexpr size_t kNumKvTypes = static_cast<size_t>(KvType::kNumTypes);
 
 // The cache is [block][layer][kv head], and each head of a block is its keys and then its values,
@@ -33,6 +33,7 @@ constexpr size_t kNumKvTypes = static_cast<size_t>(KvType::kNumTypes);
 //   binary16  keys    half_t [head_dim][kKvBlock]            transposed, so that the products of 32
 //                                                            positions are computed side by side
 //             values  half_t [kKvBlock][value_dim]
+//   float32   the same of floats
 //   int8      keys    int8_t [(head_dim + 1) / 2][kKvBlock][2], then float scale[kKvBlock]: rotated
 //                     (core/kv_cache.h), elements in pairs, the last of an odd number with a zero
 //             values  int8_t [kKvBlock / 2][value_dim][2], then float scale[kKvBlock]: positions in
@@ -46,10 +47,12 @@ struct KvShape {  // of one layer
 
     constexpr size_t key_bytes() const {
         if (type == KvType::kF16) return head_dim * kKvBlock * sizeof(half_t);
+        if (type == KvType::kF32) return head_dim * kKvBlock * sizeof(float);
         return (head_dim + 1) / 2 * 2 * kKvBlock + kKvBlock * sizeof(float);
     }
     constexpr size_t value_bytes() const {
         if (type == KvType::kF16) return value_dim * kKvBlock * sizeof(half_t);
+        if (type == KvType::kF32) return value_dim * kKvBlock * sizeof(float);
         return (value_dim * kKvBlock + kKvBlock * sizeof(float) + 63) / 64 * 64;
     }
     constexpr size_t head_bytes() const { return key_bytes() + value_bytes(); }
@@ -87,6 +90,10 @@ struct AttentionTask {
     const int32_t* last;
     float scale;
     float softcap;  // 0: none
+    // [num_queries] what a score loses for each position between the query's own, `at`, and the
+    // key's; null: nothing
+    const float* slopes;
+    const int32_t* at;
     // Results, with the scores in units of ln 2 so that weights are powers of two: their maximum
     // (-infinity where nothing is seen), the sum of 2^(score - maximum), and the values weighted
     // by these, not yet divided.

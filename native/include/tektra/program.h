@@ -79,6 +79,8 @@ struct StepView {
     size_t num_adapters = 0;  // columns of the two below
     const int32_t* adapters = nullptr;
     const float* adapter_scales = nullptr;
+    size_t num_row_blocks = 0;
+    const int32_t* block_starts = nullptr;  // [num_row_blocks + 1]; null: none
 };
 
 struct AttentionNumbers;
@@ -268,6 +270,7 @@ class Program {
     void check_op(const Op& op) const;
     void check_step(const StepView& step);
     void check_blocks(const StepView& step);
+    void check_row_blocks(const StepView& step);
     void run_op(size_t index, const StepView& step);
     void run_linear(size_t index, const StepView& step);
     void run_quantize(const Op& op, const StepView& step);
@@ -310,7 +313,9 @@ class Program {
     std::vector<Op> ops_;
     std::vector<std::vector<Chunk>> chunks_;  // of each op; empty but for linear ones
     std::vector<int32_t> row_sequence_;       // of the step: which sequence a row belongs to
-    std::vector<uint64_t> written_in_;        // of each cache block: the check that saw it written
+    std::vector<int32_t> row_block_;          // of the step: which block a row belongs to
+    bool needs_row_blocks_ = false;
+    std::vector<uint64_t> written_in_;  // of each cache block: the check that saw it written
     uint64_t num_checks_ = 0;
     size_t table_rows_[static_cast<size_t>(EmbedBy::kNum)] = {};  // of the smallest table of a kind
     std::vector<OpTime> profile_;

@@ -12,7 +12,8 @@ struct Vectors : AttentionVectors512 {
 }  // namespace
 
 void fill_attention(KernelTable& table) {
-    table.attend[static_cast<size_t>(KvType::kF16)] = FloatAttention<Vectors>::run;
+    table.attend[static_cast<size_t>(KvType::kF16)] = FloatAttention<Vectors>::run<half_t>;
+    table.attend[static_cast<size_t>(KvType::kF32)] = FloatAttention<Vectors>::run<float>;
     table.attend[static_cast<size_t>(KvType::kInt8)] = Int8Attention<Vectors>::run;
 }
 

@@ -1,6 +1,7 @@
 // Attention over one split of the context, plainly.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "../../core/half.h"
@@ -18,6 +19,9 @@ void weigh(const AttentionTask& t, size_t i, float* weights, const Product& prod
     for (int p = t.first[i]; p < t.last[i]; ++p) {
         float score = product(static_cast<size_t>(p)) * t.scale;
         if (t.softcap != 0.0f) score = t.softcap * std::tanh(score / t.softcap);
+        if (t.slopes != nullptr) {
+            score -= t.slopes[i] * static_cast<float>(std::abs(p - t.at[i]));
+        }
         weights[p] = score * kLog2E;
         maximum = std::fmax(maximum, weights[p]);
     }
@@ -29,24 +33,32 @@ void weigh(const AttentionTask& t, size_t i, float* weights, const Product& prod
     t.sum[i] = sum;
 }
 
-void attend_f16(const AttentionTask& t) {
+float to_float(half_t h) {
+    return half_to_float(h);
+}
+float to_float(float f) {
+    return f;
+}
+
+template <class Element>
+void attend_floats(const AttentionTask& t) {
     for (size_t i = 0; i < t.num_queries; ++i) {
         float weights[kSplit];
         weigh(t, i, weights, [&](size_t p) {
-            const auto* key = reinterpret_cast<const half_t*>(t.keys[p / kKvBlock]) + p % kKvBlock;
+            const auto* key = reinterpret_cast<const Element*>(t.keys[p / kKvBlock]) + p % kKvBlock;
             float dot = 0.0f;
             for (size_t d = 0; d < t.head_dim; ++d) {
-                dot += t.queries[i][d] * half_to_float(key[d * kKvBlock]);
+                dot += t.queries[i][d] * to_float(key[d * kKvBlock]);
             }
             return dot;
         });
         float* out = t.values_sum + i * t.value_dim;
         std::fill_n(out, t.value_dim, 0.0f);
         for (int p = t.first[i]; p < t.last[i]; ++p) {
-            const auto* value = reinterpret_cast<const half_t*>(t.values[p / kKvBlock]) +
+            const auto* value = reinterpret_cast<const Element*>(t.values[p / kKvBlock]) +
                                 p % kKvBlock * t.value_dim;
             for (size_t d = 0; d < t.value_dim; ++d) {
-                out[d] += weights[p] * half_to_float(value[d]);
+                out[d] += weights[p] * to_float(value[d]);
             }
         }
     }
@@ -106,7 +118,8 @@ void attend_int8(const AttentionTask& t) {
 }  // namespace
 
 void fill_attention(KernelTable& table) {
-    table.attend[static_cast<size_t>(KvType::kF16)] = attend_f16;
+    table.attend[static_cast<size_t>(KvType::kF16)] = attend_floats<half_t>;
+    table.attend[static_cast<size_t>(KvType::kF32)] = attend_floats<float>;
     table.attend[static_cast<size_t>(KvType::kInt8)] = attend_int8;
 }
 

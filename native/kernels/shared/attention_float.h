@@ -1,4 +1,4 @@
-// Attention over a cache of binary16, in float32, for any set of vector instructions.
+// Attention over a cache of binary16 or float32, in float32, for any set of vector instructions.
 //
 // A split of the context goes through three passes. Scores: keys lie transposed, so those of a
 // block are computed side by side, without a horizontal sum. Weights: maximum, exponentials and
@@ -169,25 +169,26 @@ struct FloatAttention : Softmax<V> {
         return i;
     }
 
-    static inline const float* to_floats(const half_t* from, size_t n, float* to,
-                                         const uint8_t* ahead) {
+    template <class Element>
+    static inline void to_floats(const Element* from, size_t n, float* to, const uint8_t* ahead) {
         size_t i = 0;
         for (; i + kL <= n; i += kL) {
             if (i % (kLine / sizeof(half_t)) == 0) V::fetch(ahead + i * sizeof(half_t));
             V::store(to + i, V::load(from + i));
         }
         for (; i < n; ++i) to[i] = V::single(from + i);
-        return to;
     }
 
+    // Over a cache of Element, which is half_t or float.
+    template <class Element>
     static void run(const AttentionTask& t) {
         float* scores = t.scratch;
         float* floats = scores + t.num_queries * kSplit;
-        const bool convert = t.num_queries >= kConvertAt;
+        const bool convert = sizeof(Element) != sizeof(float) && t.num_queries >= kConvertAt;
         const size_t b_last = t.num_blocks - 1;
         for (size_t b = 0; b <= b_last; ++b) {
             const uint8_t* ahead = Base::ahead_of(t, b);
-            const auto* keys = reinterpret_cast<const half_t*>(t.keys[b]);
+            const auto* keys = reinterpret_cast<const Element*>(t.keys[b]);
             float* at = scores + b * kKvBlock;
             if (convert) {
                 to_floats(keys, kKvBlock * t.head_dim, floats, ahead);
@@ -199,7 +200,7 @@ struct FloatAttention : Softmax<V> {
         for (size_t i = 0; i < t.num_queries; ++i) Base::weigh(t, i, scores + i * kSplit);
         std::memset(t.values_sum, 0, t.num_queries * t.value_dim * sizeof(float));
         for (size_t b = 0; b <= b_last; ++b) {
-            const auto* values = reinterpret_cast<const half_t*>(t.values[b]);
+            const auto* values = reinterpret_cast<const Element*>(t.values[b]);
             const uint8_t* ahead = Base::ahead_of(t, t.num_blocks + b);
             const float* at = scores + b * kKvBlock;
             if (convert) {

@@ -49,6 +49,11 @@ inline typename V::Float exp2(typename V::Float x) {
     return V::mul(p, V::power(shifted));
 }
 
+// Places in a block.
+constexpr float kPlaces[kKvBlock] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                     11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                     22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+
 template <class V>
 struct Softmax {
     static constexpr size_t kL = V::kLanes;
@@ -103,6 +108,12 @@ struct Softmax {
                 Float s = V::load(scores + at + kStep * v);
                 if (softcap != 0.0f) s = V::soft_cap(V::mul(s, inner), softcap);
                 s = V::mul(s, scale);
+                if (t.slopes != nullptr) {
+                    const Float place = V::add(V::load(kPlaces + kStep * v),
+                                               V::splat(static_cast<float>(at - t.at[i])));
+                    const Float distance = V::max(place, V::sub(V::zero(), place));
+                    s = V::fmadd(distance, V::splat(-kLog2E * t.slopes[i]), s);
+                }
                 if (partly) s = V::only(s, at + kStep * v, first, last, V::splat(-kInfinity));
                 V::store(scores + at + kStep * v, s);
                 largest[v] = V::max(largest[v], s);

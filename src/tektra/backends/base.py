@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,10 @@ from tektra.graph.ops import Attention
 from tektra.progress import CancelToken, ProgressCallback, ignore_progress
 
 __all__ = [
+    "CACHE_TYPES",
     "KV_BLOCK_SIZE",
     "Backend",
+    "CacheType",
     "CompileOptions",
     "Executable",
     "KvGeometry",
@@ -42,6 +44,12 @@ KV_BLOCK_SIZE = 32
 
 It is also the tile in which attention reduces, so changing it changes results in the last bits.
 """
+
+CacheType = Literal[KvType, "f32"]
+"""What a backend can keep keys and values as. ``"f32"`` rounds nothing: for graphs whose rows all
+come in one step (encoders), which keep them for its length only."""
+
+CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
 
 
 class WeightSource(Protocol):
@@ -104,7 +112,7 @@ class CompileOptions:
     max_rows: int = 512
     max_outputs: int = 32
     num_kv_blocks: int = 64
-    kv_type: KvType = "f16"
+    kv_type: CacheType = "f16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,10 @@ class Step:
         adapters: [S, K] ids of the adapters of each sequence, -1 for none; None where no sequence
             has any. What they add is added in their order.
         adapter_scales: float32 [S, K], factors on what they add.
+        block_starts: [B + 1] rows of block b are block_starts[b] .. block_starts[b + 1] - 1, for
+            attention within blocks (windows of vision towers): each lies in one sequence and
+            comes whole in one step, and together they are all rows. ``None`` where no attention
+            of the graph has blocks.
     """
 
     token_ids: NDArray[np.int32]
@@ -138,6 +150,7 @@ class Step:
     segments: NDArray[np.int32] | None = None
     adapters: NDArray[np.int32] | None = None
     adapter_scales: NDArray[np.float32] | None = None
+    block_starts: NDArray[np.int32] | None = None
 
     @property
     def num_rows(self) -> int:

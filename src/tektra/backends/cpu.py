@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tektra.backends.base import (
+    CACHE_TYPES,
     Backend,
     CompileOptions,
     Executable,
@@ -30,7 +31,6 @@ from tektra.backends.cpu_adapters import AdaptedLinears
 from tektra.backends.cpu_costs import CostModel
 from tektra.backends.cpu_lowering import Lowered, lower
 from tektra.backends.cpu_program import OpCode, packed_shape, row_scratch_bytes
-from tektra.config import KV_TYPES
 from tektra.errors import (
     BackendError,
     DeviceUnavailableError,
@@ -95,7 +95,7 @@ class CpuBackend(Backend):
             weights += self._packed_bytes(tensors[name])
         for name in lowered.vectors:
             weights += 4 * tensors[name].num_elements
-        kv_type = KV_TYPES.index(options.kv_type)
+        kv_type = CACHE_TYPES.index(options.kv_type)
         block_bytes = sum(
             self._core.kv_block_bytes(g.num_kv_heads, g.head_dim, g.value_dim, kv_type)
             for g in kv_geometry(graph)
@@ -133,7 +133,7 @@ class CpuBackend(Backend):
             ids = _load_weights(
                 program, lowered, weights, progress, cancel, layout, packed, self._packed_bytes
             )
-            kv_type = KV_TYPES.index(options.kv_type)
+            kv_type = CACHE_TYPES.index(options.kv_type)
             for layer in kv_geometry(graph):
                 program.add_cache(layer.num_kv_heads, layer.head_dim, layer.value_dim, kv_type)
             for buffer in lowered.buffers:
@@ -325,6 +325,7 @@ class CpuExecutable(Executable):
                 segments=step.segments,
                 adapters=step.adapters,
                 adapter_scales=step.adapter_scales,
+                block_starts=step.block_starts,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise BackendError(str(error)) from error

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tektra.backends.base import Step
+import numpy as np
+
+from tektra.backends.base import CacheType, Step
 from tektra.backends.cpu_lowering import Lowered
 from tektra.backends.cpu_program import Instruction, OpCode, packed_shape
-from tektra.config import KvType
 from tektra.formats.tensor_info import TensorInfo
+from tektra.graph import AttentionSpec
 
 __all__ = ["CostModel", "OpCost"]
 
 _HALF_BYTES = 2
+_FLOAT_BYTES = 4
 _SCALE_BYTES = 4  # of each head in an int8 cache, keys and values
 
 
@@ -76,7 +79,7 @@ class CostModel:
         tensors: Mapping[str, TensorInfo],
         packed_bytes: Callable[[TensorInfo], int],
         reads_quantized: Callable[[TensorInfo], bool],
-        kv_type: KvType = "f16",
+        kv_type: CacheType = "f16",
     ) -> None:
         self._kv_type = kv_type
         self._lowered = lowered
@@ -132,26 +135,37 @@ class CostModel:
         return len(step.output_rows) if outputs else step.num_rows
 
 
-def _attention(op: Instruction, step: Step, kv_type: KvType) -> tuple[int, int]:
+def _attention(op: Instruction, step: Step, kv_type: CacheType) -> tuple[int, int]:
     """Bytes of the cache, and multiply-adds: of queries and keys, of weights and values."""
-    _, num_heads, num_kv_heads, head_dim, value_dim, window, causal = op.ints[:7]
+    _, num_heads, num_kv_heads, head_dim, value_dim, window, causal, chunk, blocks = op.ints
     if kv_type == "int8":
         token_bytes = num_kv_heads * (head_dim + head_dim % 2 + value_dim + 2 * _SCALE_BYTES)
     else:
-        token_bytes = num_kv_heads * (head_dim + value_dim) * _HALF_BYTES
+        element = _FLOAT_BYTES if kv_type == "f32" else _HALF_BYTES
+        token_bytes = num_kv_heads * (head_dim + value_dim) * element
+    spec = AttentionSpec(
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        causal=bool(causal),
+        window=window or None,
+        chunk=chunk or None,
+        block_diagonal=bool(blocks),
+    )
+    starts = np.zeros(0, np.int64) if step.block_starts is None else step.block_starts
     num_bytes = seen = 0
     for s in range(step.num_sequences):
-        rows = int(step.row_starts[s + 1] - step.row_starts[s])
+        begin, end = int(step.row_starts[s]), int(step.row_starts[s + 1])
         cached = int(step.num_cached[s])
-        last = cached + rows
-        oldest = 0
-        for row in range(rows):
-            end = cached + row + 1 if causal else last
-            begin = max(0, cached + row + 1 - window) if window else 0
-            seen += end - begin
-            if row == 0:
-                oldest = begin
-        num_bytes += token_bytes * (last - oldest + rows)
+        at = np.arange(cached, cached + end - begin)
+        own = None
+        if blocks:
+            block = np.searchsorted(starts, np.arange(begin, end), "right")
+            own = np.stack([starts[block - 1], starts[block]]).astype(np.int64) - begin + cached
+        first, last = spec.span(at, cached + end - begin, own)
+        seen += int((last - first).sum())
+        # what a sequence sees is connected: every row sees itself
+        num_bytes += token_bytes * (int(last[-1] - first[0]) + end - begin)
     return num_bytes, seen * num_heads * (head_dim + value_dim)
 
 

@@ -276,8 +276,10 @@ class _Lowering:
                 spec.value_dim,
                 spec.window or 0,
                 int(spec.causal),
+                spec.chunk or 0,
+                int(spec.block_diagonal),
             ],
-            floats=[spec.score_scale, spec.softcap or 0.0],
+            floats=[spec.score_scale, spec.softcap or 0.0, *spec.slopes],
         )
 
     def moe(self, op: ops.Moe) -> None:

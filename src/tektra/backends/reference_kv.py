@@ -10,8 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tektra.backends.base import KV_BLOCK_SIZE, KvGeometry
-from tektra.config import KvType
+from tektra.backends.base import KV_BLOCK_SIZE, CacheType, KvGeometry
 
 __all__ = ["KvCache", "kv_bytes_per_token"]
 
@@ -22,11 +21,15 @@ _SMALLEST: Final = np.float32(1e-34)
 """Heads whose largest element is below it are zero: the inverse of the scale would overflow."""
 
 
-def kv_bytes_per_token(geometry: KvGeometry, kind: KvType, dtype: np.dtype[Any]) -> int:
+def kv_bytes_per_token(geometry: KvGeometry, kind: CacheType, dtype: np.dtype[Any]) -> int:
     """Bytes that one layer keeps of a token."""
     elements = geometry.head_dim + geometry.value_dim
-    per_head = elements + 2 * 4 if kind == "int8" else elements * dtype.itemsize
+    per_head = elements + 2 * 4 if kind == "int8" else elements * _float_type(kind, dtype).itemsize
     return geometry.num_kv_heads * per_head
+
+
+def _float_type(kind: CacheType, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float32) if kind == "f32" else dtype
 
 
 class KvCache:
@@ -36,15 +39,15 @@ class KvCache:
         num_blocks: pages.
         geometry: heads and their widths.
         kind: ``"int8"``: each head of a token is divided by its largest element / 127, keys after
-            a rotation; ``"f16"``: as ``dtype``.
-        dtype: what is kept of floats.
+            a rotation; ``"f16"``: as ``dtype``; ``"f32"``: as it is.
+        dtype: what float16 is kept as.
     """
 
     def __init__(
-        self, num_blocks: int, geometry: KvGeometry, kind: KvType, dtype: np.dtype[Any]
+        self, num_blocks: int, geometry: KvGeometry, kind: CacheType, dtype: np.dtype[Any]
     ) -> None:
         self._quantized = kind == "int8"
-        kept = np.dtype(np.int8) if self._quantized else dtype
+        kept = np.dtype(np.int8) if self._quantized else _float_type(kind, dtype)
         shape = (num_blocks, KV_BLOCK_SIZE, geometry.num_kv_heads)
         self._keys = np.zeros((*shape, geometry.head_dim), kept)
         self._values = np.zeros((*shape, geometry.value_dim), kept)

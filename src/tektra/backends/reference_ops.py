@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tektra.backends.base import KV_BLOCK_SIZE, Step
 from tektra.backends.reference_kv import KvCache
 from tektra.backends.step_check import blocks_needed
+from tektra.errors import BackendError
 from tektra.formats.low_rank import LowRankUpdate
 from tektra.graph import (
     Activation,
@@ -139,6 +140,7 @@ def attention(op: ops.Attention, s: State) -> None:
     k = s.values[op.k.id].reshape(-1, spec.num_kv_heads, spec.head_dim)
     v = s.values[op.v.id].reshape(-1, spec.num_kv_heads, spec.value_dim)
     sinks = None if spec.sinks is None else s.weights[spec.sinks]
+    of_rows = _blocks_of_rows(step) if spec.block_diagonal else None
     out = np.empty((len(q), spec.num_heads, spec.value_dim), np.float32)
     for sequence in range(step.num_sequences):
         rows = slice(int(step.row_starts[sequence]), int(step.row_starts[sequence + 1]))
@@ -155,16 +157,32 @@ def attention(op: ops.Attention, s: State) -> None:
         for start in range(rows.start, rows.stop, piece):
             part = slice(start, min(start + piece, rows.stop))
             at = cached + np.arange(part.start, part.stop) - rows.start
-            out[part] = _attend(q[part], keys, values, at, spec, sinks)
+            own = None if of_rows is None else of_rows[:, part] - rows.start + cached
+            span = spec.span(at, length, own)
+            out[part] = _attend(q[part], keys, values, at, span, spec, sinks)
     s.values[op.out.id] = out.reshape(len(q), -1)
 
 
+def _blocks_of_rows(step: Step) -> NDArray[np.int64]:
+    """[2, T]: first row of the block of each row, and the one after its last."""
+    if step.block_starts is None:
+        raise BackendError("malformed step: the model attends within blocks, and it has none")
+    starts = step.block_starts.astype(np.int64)
+    return np.repeat([starts[:-1], starts[1:]], np.diff(starts), axis=1)
+
+
 def _attend(
-    q: F32, keys: F32, values: F32, at: NDArray[Any], spec: AttentionSpec, sinks: F32 | None
+    q: F32,
+    keys: F32,
+    values: F32,
+    at: NDArray[np.int64],
+    span: tuple[NDArray[np.int64], NDArray[np.int64]],
+    spec: AttentionSpec,
+    sinks: F32 | None,
 ) -> F32:
     """Softmax attention of rows of one sequence: q [n, heads, head_dim] -> [n, heads, value_dim].
 
-    ``at`` is the slot of each row in its sequence: what it may see is told from that.
+    ``at`` is the slot of each row in its sequence, ``span`` which slots it sees.
     """
     n, num_kv_heads = len(q), spec.num_kv_heads
     length = keys.shape[1]
@@ -176,11 +194,11 @@ def _attend(
     if spec.softcap is not None:
         scores = np.float32(spec.softcap) * np.tanh(scores / np.float32(spec.softcap))
     slots = np.arange(length)
-    hidden = np.zeros((n, length), np.bool_)
-    if spec.causal:
-        hidden |= slots > at[:, None]
-    if spec.window is not None:
-        hidden |= np.abs(slots - at[:, None]) >= spec.window
+    if spec.alibi is not None:
+        slopes = np.array(spec.slopes, np.float32).reshape(num_kv_heads, -1, 1, 1)
+        scores -= slopes * np.abs(slots - at[:, None]).astype(np.float32)
+    first, last = span
+    hidden = (slots < first[:, None]) | (slots >= last[:, None])
     scores[..., hidden] = -np.inf
     top = scores.max(axis=-1, keepdims=True)
     if sinks is not None:

@@ -68,6 +68,17 @@ def check_step(step: Step, options: CompileOptions, rows_of: Mapping[EmbedBy, in
     _check(step.row_starts[0] == 0 and step.row_starts[-1] == num_rows, "row_starts does not span")
     _check(bool((new > 0).all()), "a sequence has no rows")
     _check_blocks(step, new, options.num_kv_blocks)
+    if step.block_starts is not None:
+        _check_array("block_starts", step.block_starts, 1)
+        blocks = step.block_starts.astype(np.int64)
+        _check(
+            len(blocks) > 1
+            and blocks[0] == 0
+            and blocks[-1] == num_rows
+            and bool((blocks[1:] > blocks[:-1]).all())
+            and bool(np.isin(starts, blocks).all()),
+            "block_starts does not part the rows of each sequence",
+        )
 
 
 def check_adapters(step: Step, known: Collection[int]) -> None:

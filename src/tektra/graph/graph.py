@@ -157,6 +157,9 @@ class Graph:
         """Attention of each row over the cache of its sequence, which k and v join first."""
         if spec.num_kv_heads <= 0 or spec.num_heads % spec.num_kv_heads:
             raise ValueError(f"{spec.num_heads} heads cannot share {spec.num_kv_heads} kv heads")
+        for name, size in (("window", spec.window), ("chunk", spec.chunk)):
+            if size is not None and size <= 0:
+                raise ValueError(f"a {name} of {size} positions")
         expected = (
             spec.num_heads * spec.head_dim,
             spec.num_kv_heads * spec.head_dim,

@@ -59,7 +59,12 @@ class AttentionSpec:
         scale: factor on the dot products; ``None`` for 1 / sqrt(head_dim).
         causal: whether a row sees only positions up to its own. A bidirectional row sees every
             position of its sequence that the step knows.
-        window: how many positions, its own included, a row sees; ``None`` for all.
+        window: how many positions, its own included, a row sees to a side; ``None`` for all.
+        chunk: positions lie in chunks of so many, and a row sees its own chunk alone; ``None`` for
+            one chunk.
+        block_diagonal: whether a row sees only the rows of its block (`Step.block_starts`).
+        alibi: the largest exponent of linear biases by distance, as `slopes` has it; ``None`` for
+            no biases.
         softcap: logits become ``softcap * tanh(logits / softcap)``; ``None`` for none.
         sinks: name of a float tensor [num_heads] whose entries join the softmax denominator as
             logits without a value; ``None`` for none.
@@ -74,6 +79,9 @@ class AttentionSpec:
     window: int | None = None
     softcap: float | None = None
     sinks: str | None = None
+    chunk: int | None = None
+    block_diagonal: bool = False
+    alibi: float | None = None
 
     @property
     def value_dim(self) -> int:
@@ -82,6 +90,47 @@ class AttentionSpec:
     @property
     def score_scale(self) -> float:
         return 1.0 / math.sqrt(self.head_dim) if self.scale is None else self.scale
+
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        """What each head's scores lose for each position of distance; empty without ``alibi``.
+
+        Press et al., https://arxiv.org/abs/2108.12409: powers of 2 ** (-alibi / n) for n heads, and
+        where n is no power of two, those of the next smaller one and then every second one of the
+        next larger.
+        """
+        if self.alibi is None:
+            return ()
+        whole = 1 << (self.num_heads.bit_length() - 1)
+        between = range(self.num_heads - whole)
+        return (
+            *(2.0 ** (-self.alibi * (h + 1) / whole) for h in range(whole)),
+            *(2.0 ** (-self.alibi * (2 * h + 1) / (2 * whole)) for h in between),
+        )
+
+    def span(
+        self, at: NDArray[np.int64], length: int, blocks: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First position that rows see, and the one after the last: what they see is connected.
+
+        Args:
+            at: [n] positions of the rows in their sequence.
+            length: positions of the sequence that the step knows.
+            blocks: [2, n] first position of each row's block, and the one after its last.
+        """
+        first = np.zeros_like(at)
+        last = at + 1 if self.causal else np.full_like(at, length)
+        if self.window is not None:
+            first, last = (
+                np.maximum(first, at + 1 - self.window),
+                np.minimum(last, at + self.window),
+            )
+        if self.chunk is not None:
+            start = at // self.chunk * self.chunk
+            first, last = np.maximum(first, start), np.minimum(last, start + self.chunk)
+        if self.block_diagonal and blocks is not None:
+            first, last = np.maximum(first, blocks[0]), np.minimum(last, blocks[1])
+        return first, last
 
 
 class RopeLayout(Enum):
