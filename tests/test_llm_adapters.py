@@ -28,7 +28,7 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": Tr
 LONG = "hello world, " * 12
 
 
-def write_adapter(path: Path, seed: int, rank: int = 4, **metadata: Any) -> Path:
+def write_adapter(path: Path, seed: int, rank: int = 4, more: dict[str, str] | None = None) -> Path:
     """An adapter of the tiny model that changes what it says."""
     rng = np.random.default_rng(seed)
     kv = WIDTH // HEADS * KV_HEADS
@@ -45,7 +45,7 @@ def write_adapter(path: Path, seed: int, rank: int = 4, **metadata: Any) -> Path
         "adapter.type": "lora",
         "adapter.lora.alpha": 8.0,
     }
-    return write_gguf_parts(path, about | metadata, tensors)
+    return write_gguf_parts(path, about | (more or {}), tensors)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_files_that_are_refused(llm: LLM, folder: Path, tmp_path: Path) -> None:
         llm.load_adapter(tmp_path / "none.gguf")
     with pytest.raises(ModelNotFoundError, match="adapter_config"):
         llm.load_adapter(tmp_path)
-    other = write_adapter(tmp_path / "qwen.gguf", 3, **{"general.architecture": "qwen2"})
+    other = write_adapter(tmp_path / "qwen.gguf", 3, 4, {"general.architecture": "qwen2"})
     with pytest.raises(FormatError, match="for 'qwen2' models"):
         llm.load_adapter(other)
     assert list(llm.adapters) == ["one", "two"]

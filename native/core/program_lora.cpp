@@ -35,9 +35,12 @@ void dequantize(const uint8_t* row, size_t width, size_t terms, size_t stride, f
                 const float scale = d * blocks[b].scale[half];
                 const int8_t* q = blocks[b].q + 16 * half;
                 float* to = out + kActivationBlock * b + 16 * half;
-                for (size_t e = 0; e < 16; ++e) {
-                    const float value = scale * static_cast<float>(q[e]);
-                    to[e] = term == 0 ? value : to[e] + value;
+                float values[16];
+                for (size_t e = 0; e < 16; ++e) values[e] = scale * static_cast<float>(q[e]);
+                if (term == 0) {
+                    std::memcpy(to, values, sizeof values);
+                } else {
+                    for (size_t e = 0; e < 16; ++e) to[e] += values[e];
                 }
             }
         }

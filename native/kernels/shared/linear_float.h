@@ -31,9 +31,13 @@ template <class V>
 inline void finish_float_rows(const LinearTask& t, size_t group, size_t row,
                               typename V::Float sum) {
     const size_t column = group * V::kLanes;
+    float* out = t.out + row * t.out_stride + column;
+    if (t.bias == nullptr && t.addend == nullptr && column + V::kLanes <= t.out_width) {
+        V::store(out, sum);
+        return;
+    }
     float values[V::kLanes];
     V::store(values, sum);
-    float* out = t.out + row * t.out_stride + column;
     for (size_t lane = 0; lane < V::kLanes && column + lane < t.out_width; ++lane) {
         float value = values[lane];
         if (t.bias != nullptr) value += t.bias[column + lane];

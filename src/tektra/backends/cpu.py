@@ -160,6 +160,11 @@ class CpuBackend(Backend):
         linears = AdaptedLinears(
             lowered.instructions,
             {name: weights.tensors[name].shape for name in lowered.matrices},
+            {
+                name
+                for name in lowered.matrices
+                if self._core.reads_quantized(self.isa, int(weights.tensors[name].type))
+            },
         )
         return CpuExecutable(program, lowered.outputs, options, costs, linears)
 

@@ -7,7 +7,7 @@ multiplied together. It knows instructions and shapes, not where an adapter came
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,21 @@ class AdaptedLinears:
     Args:
         instructions: of the lowered graph.
         shapes: of its matrices, by name.
+        quantized: the matrices that multiply int8 activations.
     """
 
     def __init__(
-        self, instructions: Sequence[Instruction], shapes: Mapping[str, tuple[int, ...]]
+        self,
+        instructions: Sequence[Instruction],
+        shapes: Mapping[str, tuple[int, ...]],
+        quantized: Collection[str],
     ) -> None:
         self._linears = {
             index: [str(name) for name in op.weights[: len(op.outputs)]]
             for index, op in enumerate(instructions)
             if op.code is OpCode.LINEAR
         }
+        self._quantized = frozenset(quantized)
         self._shapes = {name: shapes[name] for names in self._linears.values() for name in names}
 
     def add(self, program: Any, updates: Mapping[str, LowRankUpdate]) -> int:
@@ -50,7 +55,9 @@ class AdaptedLinears:
             for index, names in self._linears.items():
                 concerned = [(out, updates[n]) for out, n in enumerate(names) if n in updates]
                 if concerned:
-                    _add_factors(program, adapter, index, concerned)
+                    # What int8 activations round away is eight times what float16 does.
+                    half = names[0] in self._quantized
+                    _add_factors(program, adapter, index, concerned, half=half)
         except BaseException as error:
             if adapter is not None:
                 with contextlib.suppress(Exception):
@@ -67,12 +74,37 @@ class AdaptedLinears:
 
 
 def _add_factors(
-    program: Any, adapter: int, index: int, concerned: list[tuple[int, LowRankUpdate]]
+    program: Any,
+    adapter: int,
+    index: int,
+    concerned: list[tuple[int, LowRankUpdate]],
+    *,
+    half: bool,
 ) -> None:
-    factors = [(out, len(update.a), update.scale, _bytes(update.b)) for out, update in concerned]
-    stacked = np.concatenate([update.a for _, update in concerned])
-    program.add_factors(adapter, index, int(GGMLType.F32), _bytes(stacked), factors)
+    factors = []
+    firsts = []
+    for out, update in concerned:
+        first: NDArray[Any] = update.a
+        second: NDArray[Any] = update.b
+        scale = update.scale
+        if half:
+            first, one = _scaled(first)
+            second, other = _scaled(second)
+            scale *= one * other
+        firsts.append(first)
+        factors.append((out, update.rank, scale, _bytes(second)))
+    kind = GGMLType.F16 if half else GGMLType.F32
+    program.add_factors(adapter, index, int(kind), _bytes(np.concatenate(firsts)), factors)
 
 
-def _bytes(matrix: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(matrix, np.float32).reshape(-1).view(np.uint8)
+def _scaled(matrix: NDArray[np.float32]) -> tuple[NDArray[np.float16], float]:
+    """The matrix as float16, and the power of two by which it is to be multiplied.
+
+    The largest element is near 1, so that small ones are not lost.
+    """
+    factor = 2.0 ** float(np.clip(np.frexp(np.abs(matrix).max())[1], -120, 120))
+    return (matrix / np.float32(factor)).astype(np.float16), factor
+
+
+def _bytes(matrix: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(matrix).reshape(-1).view(np.uint8)

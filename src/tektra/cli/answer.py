@@ -46,7 +46,12 @@ class Answer:
 
 
 def stream_answer(
-    llm: LLM, prompt: str | Messages, params: SamplingParams, *, show: bool = True
+    llm: LLM,
+    prompt: str | Messages,
+    params: SamplingParams,
+    *,
+    show: bool = True,
+    adapters: Mapping[str, float] | None = None,
 ) -> Answer:
     """Generates an answer and writes it to standard output as it comes.
 
@@ -55,17 +60,19 @@ def stream_answer(
 
     Args:
         show: False keeps standard output clean.
+        adapters: names and scales of the adapters that the model has for it.
 
     Raises:
         TektraError: the request cannot be served, or failed.
     """
     answer = Answer()
+    more: dict[str, Any] = {"adapter": adapters} if adapters else {}
     shown_line_is_open = False
     try:
         chunks: Iterator[Chunk] = (
-            llm.generate(prompt, params, stream=True)
+            llm.generate(prompt, params, stream=True, **more)
             if isinstance(prompt, str)
-            else llm.chat(prompt, params, stream=True)
+            else llm.chat(prompt, params, stream=True, **more)
         )
         # Closing the stream is what cancels the request, however this ends.
         with closing(cast("Generator[Chunk]", chunks)):

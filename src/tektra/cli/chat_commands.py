@@ -35,6 +35,7 @@ class Chat:
         last: the latest answer that came to its end.
         written: files that this chat wrote or read, which /save may replace.
         ended: whether the person has asked for the end.
+        adapters: names and scales of the adapters that the model has.
     """
 
     llm: LLM
@@ -44,6 +45,7 @@ class Chat:
     last: Completion | None = None
     written: set[Path] = field(default_factory=set)
     ended: bool = False
+    adapters: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

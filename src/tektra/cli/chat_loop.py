@@ -7,6 +7,7 @@ second one in a row ends the chat, as Ctrl-D does.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tektra.cli.answer import stream_answer, timings_line
@@ -33,6 +34,7 @@ def chat_loop(
     verbose: bool = False,
     history: bool = True,
     read: ReadLine | None = None,
+    adapters: Mapping[str, float] | None = None,
 ) -> None:
     """Chats until the person ends it.
 
@@ -41,8 +43,11 @@ def chat_loop(
         verbose: counts and rates after each answer.
         history: whether the lines typed are kept for later chats.
         read: gives the next input; None reads from the terminal.
+        adapters: names and scales of the adapters that the model has for it.
     """
-    chat = Chat(llm=llm, params=params, name=name, conversation=Conversation(system))
+    chat = Chat(
+        llm=llm, params=params, name=name, conversation=Conversation(system), adapters=adapters
+    )
     if read is None:
         read = line_reader(
             state_dir() if history else None, [f"/{command}" for command in COMMANDS]
@@ -86,7 +91,9 @@ def _answer(chat: Chat, *, verbose: bool) -> None:
     try:
         # An echo of what is typed ahead would stand in the middle of the answer.
         with typing_unseen():
-            answer = stream_answer(chat.llm, chat.conversation.for_model(), chat.params)
+            answer = stream_answer(
+                chat.llm, chat.conversation.for_model(), chat.params, adapters=chat.adapters
+            )
     except TektraError as error:
         # A question that cannot be answered would stand in the way of the next one.
         messages.pop()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Annotated, TypeAlias
 
 import typer
@@ -10,12 +11,14 @@ import typer
 from tektra.config import DEVICES, KV_TYPES, MAX_CONTEXT, MAX_THREADS
 
 __all__ = [
+    "AdapterOption",
     "ContextOption",
     "DeviceOption",
     "JsonOption",
     "KvTypeOption",
     "ModelArgument",
     "ThreadsOption",
+    "adapter_options",
     "whole_number",
 ]
 
@@ -73,6 +76,37 @@ ThreadsOption: TypeAlias = Annotated[
         help="Threads that compute. [default: TEKTRA_THREADS, else the physical cores]",
     ),
 ]
+
+AdapterOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="PATH[=SCALE]",
+        help="A LoRA adapter of the model: a GGUF file, or a folder in PEFT's form. Several may be "
+        "given; each adds its own, times SCALE.",
+    ),
+]
+
+
+def adapter_options(given: Sequence[str] | None) -> tuple[dict[str, str], dict[str, float]]:
+    """Paths and scales of the adapters that were asked for, by the names that they get."""
+    paths: dict[str, str] = {}
+    scales: dict[str, float] = {}
+    for text in given or ():
+        path, equals, number = text.rpartition("=")
+        try:
+            scale = float(number) if equals else 1.0
+        except ValueError:
+            path, equals, scale = text, "", 1.0  # a path with an equals sign in it
+        path = path if equals else text
+        if not path or not math.isfinite(scale):
+            raise typer.BadParameter(f"{text!r} is no PATH[=SCALE]", param_hint="--adapter")
+        if path in paths:
+            raise typer.BadParameter(f"{path!r} is given twice", param_hint="--adapter")
+        paths[path] = path
+        scales[path] = scale
+    return paths, scales
+
 
 ContextOption: TypeAlias = Annotated[
     int | None,

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tektra.cli.options import (
+    AdapterOption,
     ContextOption,
     DeviceOption,
     JsonOption,
     KvTypeOption,
     ModelArgument,
     ThreadsOption,
+    adapter_options,
 )
 from tektra.cli.render import is_terminal, print_json
 from tektra.cli.sampling_options import sampling_settings, with_sampling_options
@@ -64,6 +66,7 @@ def _run(
     threads: ThreadsOption = None,
     context: ContextOption = None,
     kv_type: KvTypeOption = None,
+    adapter: AdapterOption = None,
     no_packed_cache: Annotated[
         bool,
         typer.Option(
@@ -89,7 +92,8 @@ def _run(
     settings = settings_from(
         device, threads, context, kv_type, packed_cache=0 if no_packed_cache else None
     )
-    with open_model(model, settings) as llm:
+    paths, scales = adapter_options(adapter)
+    with open_model(model, settings, adapters=paths) as llm:
         if not raw and not llm.capabilities.chat_template:
             raise TemplateError(
                 "the model has no chat template",
@@ -100,11 +104,25 @@ def _run(
             from tektra.cli.chat_loop import chat_loop
 
             chat_loop(
-                llm, params, name=model, system=system, verbose=verbose, history=not no_history
+                llm,
+                params,
+                name=model,
+                system=system,
+                verbose=verbose,
+                history=not no_history,
+                adapters=scales,
             )
         else:
             _answer_once(
-                llm, model, text, params, system=system, raw=raw, json=json, verbose=verbose
+                llm,
+                model,
+                text,
+                params,
+                system=system,
+                raw=raw,
+                json=json,
+                verbose=verbose,
+                adapters=scales,
             )
 
 
@@ -118,12 +136,13 @@ def _answer_once(
     raw: bool,
     json: bool,
     verbose: bool,
+    adapters: Mapping[str, float],
 ) -> None:
     from tektra.cli.answer import stream_answer, timings_line
 
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
-    answer = stream_answer(llm, text if raw else messages, params, show=not json)
+    answer = stream_answer(llm, text if raw else messages, params, show=not json, adapters=adapters)
     if answer.interrupted:
         raise typer.Exit(130)
     if json:

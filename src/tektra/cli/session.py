@@ -6,7 +6,7 @@ It knows the public API only.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -47,8 +47,10 @@ def settings_from(
 
 
 @contextmanager
-def open_model(reference: str, settings: Settings) -> Iterator[LLM]:
-    """The loaded model; it is closed at the end.
+def open_model(
+    reference: str, settings: Settings, *, adapters: Mapping[str, str] | None = None
+) -> Iterator[LLM]:
+    """The loaded model, with adapters by name; it is closed at the end.
 
     Raises:
         TektraError: the model cannot be found, read or loaded.
@@ -66,6 +68,7 @@ def open_model(reference: str, settings: Settings) -> Iterator[LLM]:
             kv_type=settings.kv_type,
             max_batch=1,  # one person asks, one question at a time
             packed_cache=settings.packed_cache > 0,
+            adapters=adapters,
             progress=progress,
         )
     with llm:
