@@ -1,10 +1,11 @@
 """Prints nothing, writes logits: what llama.cpp computes for a text. Run by its own Python.
 
-python llama_cpp_logits.py MODEL.gguf TOKENS.npy OUT.npy
+python llama_cpp_logits.py MODEL.gguf TOKENS.npy OUT.npy [ADAPTER.gguf SCALE]
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 
 def main() -> None:
-    path, tokens_path, out_path = sys.argv[1:]
+    path, tokens_path, out_path, *adapter = sys.argv[1:]
     quiet: Any = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(quiet, None)
     llama_cpp.llama_backend_init()
@@ -32,6 +33,14 @@ def main() -> None:
     state = llama_cpp.llama_init_from_model(model, params)
     if not state:
         raise SystemExit("llama.cpp gives no context")
+    if adapter:
+        lora = llama_cpp.llama_adapter_lora_init(model, adapter[0].encode())
+        if not lora:
+            raise SystemExit("llama.cpp does not load the adapter")
+        loras = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(lora)
+        scales = (ctypes.c_float * 1)(float(adapter[1]))
+        if llama_cpp.llama_set_adapters_lora(state, loras, 1, scales) != 0:
+            raise SystemExit("llama.cpp does not take the adapter")
     batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
     for i, token in enumerate(tokens):
         batch.token[i], batch.pos[i] = token, i
