@@ -11,6 +11,7 @@ import pytest
 from tests.fixtures.checkpoint_files import write_checkpoint
 from tests.goldens.seeded_model import VARIANTS, checkpoint_config, checkpoint_weights
 
+from tektra.backends.cpu import native_core
 from tektra.cli.model_summary import summarize
 from tektra.engine.model_files import open_model
 from tektra.llm import LLM
@@ -62,3 +63,24 @@ def test_the_packed_copy_knows_the_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     with open_model(folder) as file:
         assert file.variant != before
+
+
+@pytest.mark.skipif(native_core() is None, reason="packed copies are the native core's")
+def test_the_second_start_uses_the_packed_copy(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEKTRA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("TEKTRA_PACKED_CACHE", raising=False)
+    monkeypatch.setattr("tektra.engine.packed_copy.MIN_BYTES", 0)
+    monkeypatch.setattr("tektra.engine.packed_store._RESERVE_BYTES", 0)
+    with LLM(folder, device="cpu") as llm:
+        assert llm.wait_packed_copy(60) == "written"
+        first = llm.score("hello world")
+    with LLM(folder, device="cpu") as llm:
+        assert llm.packed_copy == "used"
+        assert (llm.score("hello world") == first).all()
+    config = json.loads((folder / "config.json").read_text())
+    config["rms_norm_eps"] = 1e-4
+    (folder / "config.json").write_text(json.dumps(config))
+    with LLM(folder, device="cpu") as llm:
+        assert llm.packed_copy != "used"

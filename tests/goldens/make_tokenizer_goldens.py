@@ -12,11 +12,13 @@ from __future__ import annotations
 import io
 import json
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
+import transformers
 from tokenizers import (
     AddedToken,
     Regex,
@@ -270,6 +272,34 @@ def spm_goldens() -> None:
         )
 
 
+def llama_json_golden() -> None:
+    """A tokenizer.json of Llama's kind (BPE, bytes for what is unknown) by transformers, its ids."""
+    metadata = json.loads((FOLDER / "spm_llama.json").read_text("ascii"))["metadata"]
+    pieces = metadata["tokenizer.ggml.tokens"]
+    kinds = metadata["tokenizer.ggml.token_type"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    merges = [
+        (piece[:at], piece[at:])
+        for piece, kind in zip(pieces, kinds, strict=True)
+        for at in range(1, len(piece))
+        if kind == 1 and piece[:at] in vocab and piece[at:] in vocab
+    ]
+    oracle = transformers.LlamaTokenizer(vocab=vocab, merges=merges, add_bos_token=True)
+    with tempfile.TemporaryDirectory() as folder:
+        oracle.save_pretrained(folder)
+        content = json.loads((Path(folder) / "tokenizer.json").read_text("utf-8"))
+        saved = json.loads((Path(folder) / "tokenizer_config.json").read_text("utf-8"))
+    write(
+        "json_llama",
+        {
+            "tokenizer_json": content,
+            "tokenizer_config": saved,
+            "ids": [oracle.encode(text, add_special_tokens=False) for text in ALL_TEXTS],
+            "framed": oracle.encode("hello world"),
+        },
+    )
+
+
 def smollm_golden(path: Path) -> None:
     """Ids for the real vocabulary of SmolLM2, put into its published tokenizer configuration."""
     import gguf
@@ -400,6 +430,7 @@ def main() -> None:
     write("corpus", {"texts": ALL_TEXTS})
     bpe_goldens()
     spm_goldens()
+    llama_json_golden()
     template_goldens()
     chat_golden()
     if len(sys.argv) > 1:

@@ -54,6 +54,17 @@ def test_the_configuration_has_the_last_word_on_bos(goldens: Goldens) -> None:
         assert load_from_json(content, config).add_bos is wanted
 
 
+def test_llama_json_equals_transformers(texts: list[str], goldens: Goldens) -> None:
+    """BPE over SentencePiece's pieces, with bytes for what is not in the vocabulary."""
+    golden = goldens["json_llama"]
+    content = json.dumps(golden["tokenizer_json"]).encode()
+    tokenizer = load_from_json(content, golden["tokenizer_config"])
+    for text, ids in zip(texts, golden["ids"], strict=True):
+        assert tokenizer.encode(text, add_special=False) == ids, text
+    assert tokenizer.encode("hello world") == golden["framed"]
+    assert tokenizer.add_bos
+
+
 @pytest.mark.parametrize("name", SPM)
 def test_spm_equals_sentencepiece(
     name: str, texts: list[str], goldens: Goldens, tokenizers: dict[str, Tokenizer]
