@@ -273,7 +273,7 @@ def spm_goldens() -> None:
 
 
 def llama_json_golden() -> None:
-    """A tokenizer.json of Llama's kind (BPE, bytes for what is unknown) by transformers, its ids."""
+    """A tokenizer.json of Llama's kind (BPE with bytes) by transformers, and its ids."""
     metadata = json.loads((FOLDER / "spm_llama.json").read_text("ascii"))["metadata"]
     pieces = metadata["tokenizer.ggml.tokens"]
     kinds = metadata["tokenizer.ggml.token_type"]
