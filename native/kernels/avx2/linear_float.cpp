@@ -9,7 +9,7 @@ namespace {
 
 struct FloatVectors {
     static constexpr size_t kLanes = 8;
-    static constexpr int kTile = 4;
+    static constexpr int kTile = 6;
     using Float = __m256;
 
     static inline Float load(const float* p) { return _mm256_loadu_ps(p); }
@@ -22,6 +22,9 @@ struct FloatVectors {
     static inline Float zero() { return _mm256_setzero_ps(); }
     static inline Float fmadd(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
     static inline void store(float* p, Float v) { _mm256_storeu_ps(p, v); }
+    static inline void fetch(const void* p) {
+        _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+    }
 };
 
 }  // namespace

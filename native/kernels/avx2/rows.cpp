@@ -36,6 +36,51 @@ void rms_norm(const float* x, const float* weight, size_t n, float eps, float* o
     for (; i < n; ++i) out[i] = x[i] * factor * weight[i];
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, size_t n, float eps,
+                float* out) {
+    constexpr size_t kSums = 4;
+    __m256 sums[kSums] = {};
+    size_t i = 0;
+    for (; i + 8 * kSums <= n; i += 8 * kSums) {
+        for (size_t s = 0; s < kSums; ++s) {
+            sums[s] = _mm256_add_ps(sums[s], _mm256_loadu_ps(x + i + 8 * s));
+        }
+    }
+    for (; i + 8 <= n; i += 8) sums[0] = _mm256_add_ps(sums[0], _mm256_loadu_ps(x + i));
+    auto total = [&] {
+        return sum_lanes(
+            _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])));
+    };
+    float sum = total();
+    for (; i < n; ++i) sum += x[i];
+    const float mean = sum / static_cast<float>(n);
+    const __m256 means = _mm256_set1_ps(mean);
+    for (__m256& s : sums) s = _mm256_setzero_ps();
+    for (i = 0; i + 8 * kSums <= n; i += 8 * kSums) {
+        for (size_t s = 0; s < kSums; ++s) {
+            const __m256 v = _mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * s), means);
+            sums[s] = _mm256_fmadd_ps(v, v, sums[s]);
+        }
+    }
+    for (; i + 8 <= n; i += 8) {
+        const __m256 v = _mm256_sub_ps(_mm256_loadu_ps(x + i), means);
+        sums[0] = _mm256_fmadd_ps(v, v, sums[0]);
+    }
+    float squares = total();
+    for (; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+    const float factor = 1.0f / std::sqrt(squares / static_cast<float>(n) + eps);
+    const __m256 factors = _mm256_set1_ps(factor);
+    for (i = 0; i + 8 <= n; i += 8) {
+        const __m256 v = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), means), factors);
+        __m256 y = _mm256_mul_ps(v, _mm256_loadu_ps(weight + i));
+        if (bias != nullptr) y = _mm256_add_ps(y, _mm256_loadu_ps(bias + i));
+        _mm256_storeu_ps(out + i, y);
+    }
+    for (; i < n; ++i) {
+        out[i] = (x[i] - mean) * factor * weight[i] + (bias != nullptr ? bias[i] : 0.0f);
+    }
+}
+
 void rope_interleaved(const float* x, const float* cos, const float* sin, size_t heads,
                       size_t head_dim, size_t dim, float* out) {
     const __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
@@ -93,6 +138,17 @@ inline __m256 apply(__m256 x) {
     if constexpr (kFunction == kSigmoid) return sigmoid(x);
     if constexpr (kFunction == kTanh) return tanh(x);
     if constexpr (kFunction == kRelu) return _mm256_max_ps(x, _mm256_setzero_ps());
+    if constexpr (kFunction == kGelu) {
+        const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x), one = _mm256_set1_ps(1.0f);
+        const __m256 z = _mm256_mul_ps(size, _mm256_set1_ps(0.70710678118654752440f));
+        const __m256 t = _mm256_div_ps(one, _mm256_fmadd_ps(_mm256_set1_ps(kErfcSlope), z, one));
+        __m256 p = _mm256_set1_ps(kErfc[4]);
+        for (int i = 3; i >= 0; --i) p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErfc[i]));
+        const __m256 e = exp(_mm256_fnmadd_ps(z, z, _mm256_setzero_ps()));
+        const __m256 tail = _mm256_mul_ps(_mm256_mul_ps(p, t), e);
+        const __m256 half = _mm256_mul_ps(_mm256_set1_ps(0.5f), size);
+        return _mm256_fnmadd_ps(half, tail, _mm256_max_ps(_mm256_setzero_ps(), x));
+    }
     if constexpr (kFunction == kGeluTanh) {
         const __m256 cube = _mm256_mul_ps(_mm256_mul_ps(x, x), x);
         const __m256 inner = _mm256_mul_ps(_mm256_set1_ps(0.79788456080286535588f),
@@ -165,8 +221,9 @@ void to_half(const float* x, size_t n, half_t* out) {
 }  // namespace
 
 void fill_rows(KernelTable& table) {
-    RowKernels& rows = table.rows;  // layer_norm and softcap stay scalar: few models have them
+    RowKernels& rows = table.rows;  // softcap stays scalar: few models have it
     rows.rms_norm = rms_norm;
+    rows.layer_norm = layer_norm;
     rows.rope_interleaved = rope_interleaved;
     rows.rope_half = rope_half;
     fill_activations<Loops>(rows);

@@ -25,6 +25,9 @@ struct FloatVectors {
     static inline Float zero() { return _mm512_setzero_ps(); }
     static inline Float fmadd(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
     static inline void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
+    static inline void fetch(const void* p) {
+        _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+    }
 };
 
 }  // namespace

@@ -17,6 +17,7 @@ struct FloatVectors : VectorsNeon {
         return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(bits), 16)),
                 vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(bits), 16))};
     }
+    static inline void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 };
 
 }  // namespace

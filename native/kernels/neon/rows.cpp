@@ -67,6 +67,16 @@ inline float32x4_t apply(float32x4_t x) {
     if constexpr (kFunction == kSigmoid) return sigmoid(x);
     if constexpr (kFunction == kTanh) return tanh(x);
     if constexpr (kFunction == kRelu) return vmaxq_f32(x, vdupq_n_f32(0.0f));
+    if constexpr (kFunction == kGelu) {
+        const float32x4_t size = vabsq_f32(x), one = vdupq_n_f32(1.0f);
+        const float32x4_t z = vmulq_n_f32(size, 0.70710678118654752440f);
+        const float32x4_t t = vdivq_f32(one, vfmaq_f32(one, vdupq_n_f32(kErfcSlope), z));
+        float32x4_t p = vdupq_n_f32(kErfc[4]);
+        for (int i = 3; i >= 0; --i) p = vfmaq_f32(vdupq_n_f32(kErfc[i]), p, t);
+        const float32x4_t tail = vmulq_f32(vmulq_f32(p, t), exp(vnegq_f32(vmulq_f32(z, z))));
+        const float32x4_t half = vmulq_n_f32(size, 0.5f);
+        return vfmsq_f32(vmaxq_f32(x, vdupq_n_f32(0.0f)), half, tail);
+    }
     if constexpr (kFunction == kGeluTanh) {
         const float32x4_t cube = vmulq_f32(vmulq_f32(x, x), x);
         const float32x4_t inner =

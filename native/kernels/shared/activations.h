@@ -2,15 +2,20 @@
 // instructions. Internal linkage: each set compiles a copy of its own.
 //
 // Loops has gated<kFunction>(gate, up, n, out): out = function(gate) * up, or function(gate) where
-// `up` is null. GELU with the error function has no loop of vectors: few models have it.
+// `up` is null.
+//
+// GELU with the error function is x Phi(x) = max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, with erfc(z) =
+// p(t) exp(-z^2) and t = 1 / (1 + 0.3275911 z) to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
 #pragma once
-
-#include <cmath>
 
 #include "tektra/kernel_table.h"
 
 namespace tektra {
 namespace {
+
+[[maybe_unused]] constexpr float kErfcSlope = 0.3275911f;
+[[maybe_unused]] constexpr float kErfc[] = {0.254829592f, -0.284496736f, 1.421413741f,
+                                            -1.453152027f, 1.061405429f};
 
 template <class Loops>
 void gated_by_number(const float* gate, const float* up, size_t n, int function, float* out) {
@@ -18,12 +23,7 @@ void gated_by_number(const float* gate, const float* up, size_t n, int function,
         case kSilu:
             return Loops::template gated<kSilu>(gate, up, n, out);
         case kGelu:
-            for (size_t i = 0; i < n; ++i) {
-                const float x = gate[i];
-                const float value = 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752440f));
-                out[i] = up != nullptr ? value * up[i] : value;
-            }
-            return;
+            return Loops::template gated<kGelu>(gate, up, n, out);
         case kGeluTanh:
             return Loops::template gated<kGeluTanh>(gate, up, n, out);
         case kRelu:

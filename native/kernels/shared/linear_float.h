@@ -3,7 +3,7 @@
 //
 // All here has internal linkage: every set compiles a copy of its own. V has kLanes, kTile (rows
 // that are computed together), Float, load(const float*), load_half(p), load_bfloat(p), splat(f),
-// zero(), fmadd(a, b, c), store(p, v).
+// zero(), fmadd(a, b, c), store(p, v), fetch(p) into the second level.
 #pragma once
 
 #include "tektra/kernel_table.h"
@@ -46,10 +46,21 @@ inline void finish_float_rows(const LinearTask& t, size_t group, size_t row,
     }
 }
 
-// kGroups groups of matrix rows times kRows activation rows. Independent sums hide the latency of
-// the multiply-add; the order within each sum is always the same.
+// How a product is cut so that what is read again and again stays in the first level of the cache:
+// rows in chunks, and the width in blocks. Sums wait between blocks as floats, which changes
+// nothing: each is made by the same additions in the same order.
+constexpr size_t kRowChunk = 64;
+constexpr size_t kWidthBlockBytes = 16 * 1024;  // of the weights of the groups that go together
+
+struct Block {
+    size_t begin, end;  // of the width
+};
+
+// kGroups groups of matrix rows times kRows activation rows over a block of the width. Independent
+// sums hide the latency of the multiply-add; the order within each sum is always the same.
 template <class V, class F, int kGroups, int kRows>
-inline void float_tile(const LinearTask& t, size_t group, size_t row) {
+inline void float_tile(const LinearTask& t, size_t group, size_t row, const Block& block,
+                       float* partial, bool fetch) {
     using Packed = typename F::Packed;
     const auto* weights = reinterpret_cast<const Packed*>(t.weights);
     const Packed* w[kGroups];
@@ -60,38 +71,71 @@ inline void float_tile(const LinearTask& t, size_t group, size_t row) {
     }
     for (int g = 0; g < kGroups; ++g) {
         w[g] = weights + (group + g) * t.width;
-        for (int r = 0; r < kRows; ++r) sums[g][r] = V::zero();
+        for (int r = 0; r < kRows; ++r) {
+            sums[g][r] =
+                block.begin == 0 ? V::zero() : V::load(partial + (r * kGroups + g) * V::kLanes);
+        }
     }
-    for (size_t k = 0; k < t.width; ++k) {
+    auto multiply = [&](size_t k) {
         typename V::Float loaded[kGroups];
         for (int g = 0; g < kGroups; ++g) loaded[g] = F::load(w[g][k]);
         for (int r = 0; r < kRows; ++r) {
             const typename V::Float a = V::splat(x[r][k]);
             for (int g = 0; g < kGroups; ++g) sums[g][r] = V::fmadd(loaded[g], a, sums[g][r]);
         }
+    };
+    if (fetch) {
+        // the groups that follow, while there is time
+        const size_t ahead = kGroups * t.width;
+        for (size_t k = block.begin; k < block.end; ++k) {
+            for (int g = 0; g < kGroups; ++g) V::fetch(w[g] + ahead + k);
+            multiply(k);
+        }
+    } else {
+        for (size_t k = block.begin; k < block.end; ++k) multiply(k);
     }
     for (int g = 0; g < kGroups; ++g) {
-        for (int r = 0; r < kRows; ++r) finish_float_rows<V>(t, group + g, row + r, sums[g][r]);
+        for (int r = 0; r < kRows; ++r) {
+            if (block.end == t.width) {
+                finish_float_rows<V>(t, group + g, row + r, sums[g][r]);
+            } else {
+                V::store(partial + (r * kGroups + g) * V::kLanes, sums[g][r]);
+            }
+        }
     }
 }
 
 // The rows that are left when whole tiles are done: at most kRows.
 template <class V, class F, int kGroups, int kRows>
-inline void float_rest(const LinearTask& t, size_t group, size_t row) {
+inline void float_rest(const LinearTask& t, size_t group, size_t row, size_t end,
+                       const Block& block, float* partial) {
     if constexpr (kRows > 0) {
-        if (t.num_rows - row == kRows) {
-            float_tile<V, F, kGroups, kRows>(t, group, row);
+        if (end - row == kRows) {
+            float_tile<V, F, kGroups, kRows>(t, group, row, block, partial, true);
         } else {
-            float_rest<V, F, kGroups, kRows - 1>(t, group, row);
+            float_rest<V, F, kGroups, kRows - 1>(t, group, row, end, block, partial);
         }
     }
 }
 
 template <class V, class F, int kGroups, int kTile>
 inline void float_rows(const LinearTask& t, size_t group) {
-    size_t row = 0;
-    for (; row + kTile <= t.num_rows; row += kTile) float_tile<V, F, kGroups, kTile>(t, group, row);
-    float_rest<V, F, kGroups, kTile - 1>(t, group, row);
+    alignas(64) float partial[kRowChunk * kGroups * V::kLanes];
+    constexpr size_t kBlock = kWidthBlockBytes / (kGroups * sizeof(typename F::Packed));
+    for (size_t first = 0; first < t.num_rows; first += kRowChunk) {
+        const size_t end = t.num_rows - first < kRowChunk ? t.num_rows : first + kRowChunk;
+        // rows of one tile read their weights once
+        const size_t width = end - first <= kTile ? t.width : kBlock;
+        for (size_t begin = 0; begin < t.width; begin += width) {
+            const Block block{begin, t.width - begin < width ? t.width : begin + width};
+            size_t row = first;
+            float* at = partial;
+            for (; row + kTile <= end; row += kTile, at += kTile * kGroups * V::kLanes) {
+                float_tile<V, F, kGroups, kTile>(t, group, row, block, at, row + kTile == end);
+            }
+            float_rest<V, F, kGroups, kTile - 1>(t, group, row, end, block, at);
+        }
+    }
 }
 
 template <class V, class F>
