@@ -14,10 +14,18 @@ from pathlib import Path
 
 from benchmarks.common import ROOT, cpu_info
 
-__all__ = ["LLAMA_CPP", "MISTRALRS", "llama_cpp_python", "mistralrs_python"]
+__all__ = [
+    "LLAMA_CPP",
+    "MISTRALRS",
+    "SENTENCE",
+    "llama_cpp_python",
+    "mistralrs_python",
+    "sentence_python",
+]
 
 LLAMA_CPP = "llama-cpp-python==0.3.36"
 MISTRALRS = "mistralrs==0.9.5"
+SENTENCE = "sentence-transformers==6.2.0"
 
 # What a build for this machine would use, said in words: with GGML_NATIVE, the set of the machine
 # that builds is taken.
@@ -39,6 +47,11 @@ def llama_cpp_python(isa: str) -> Path:
 def mistralrs_python() -> Path:
     """Python of the environment with mistral.rs' wheel for processors."""
     return _python("peers-mistralrs", MISTRALRS)
+
+
+def sentence_python() -> Path:
+    """Python of the environment with sentence-transformers, and torch for processors."""
+    return _python("peers-sentence", SENTENCE)
 
 
 def _python(name: str, package: str, **environment: str) -> Path:

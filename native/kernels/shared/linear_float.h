@@ -32,7 +32,12 @@ inline void finish_float_rows(const LinearTask& t, size_t group, size_t row,
                               typename V::Float sum) {
     const size_t column = group * V::kLanes;
     float* out = t.out + row * t.out_stride + column;
-    if (t.bias == nullptr && t.addend == nullptr && column + V::kLanes <= t.out_width) {
+    if (column + V::kLanes <= t.out_width) {
+        const typename V::Float one = V::splat(1.0f);  // a product with it is exact
+        if (t.bias != nullptr) sum = V::fmadd(V::load(t.bias + column), one, sum);
+        if (t.addend != nullptr) {
+            sum = V::fmadd(V::load(t.addend + row * t.addend_stride + column), one, sum);
+        }
         V::store(out, sum);
         return;
     }
@@ -50,7 +55,7 @@ inline void finish_float_rows(const LinearTask& t, size_t group, size_t row,
 // rows in chunks, and the width in blocks. Sums wait between blocks as floats, which changes
 // nothing: each is made by the same additions in the same order.
 constexpr size_t kRowChunk = 64;
-constexpr size_t kWidthBlockBytes = 16 * 1024;  // of the weights of the groups that go together
+constexpr size_t kWidthBlockBytes = 24 * 1024;  // of the weights of the groups that go together
 
 struct Block {
     size_t begin, end;  // of the width

@@ -22,6 +22,7 @@ from tektra.cli.perplexity import perplexity
 from tektra.cli.render import abandon_output, prepare_streams, print_error, safe_text
 from tektra.cli.run import run
 from tektra.cli.show import show
+from tektra.cli.vectors import embed, rerank
 from tektra.errors import CancelledError, TektraError
 
 __all__ = ["app", "main"]
@@ -96,7 +97,7 @@ def _tektra(
     pass
 
 
-for _command in (run, show, bench, perplexity, doctor):
+for _command in (run, show, bench, perplexity, embed, rerank, doctor):
     app.command(cls=_Command)(_command)
 
 
