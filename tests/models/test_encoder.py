@@ -35,7 +35,7 @@ from tektra.formats.gguf_writer import write_gguf
 from tektra.models.base import draw
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "models" / "encoder.npz"
-OPTIONS = CompileOptions(max_rows=400, max_outputs=8, num_kv_blocks=16)
+OPTIONS = CompileOptions(max_rows=400, max_outputs=8, num_kv_blocks=16, kv_type="f32")
 FLOAT32_TOLERANCE = 1e-5
 """Of the largest element, where nothing is rounded to less than float32."""
 
@@ -118,6 +118,50 @@ def test_reference(
     )
     record_error(measured(variant, form, "reference, f32", error))
     assert error < FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_each_backend(
+    name: str,
+    form: str,
+    other_backend: Backend,
+    goldens: dict[str, NDArray[Any]],
+    tmp_path: Path,
+    record_error: Callable[[Measured], None],
+) -> None:
+    variant = ENCODERS[name]
+    out = outputs_of(variant, other_backend, WRITERS[form](variant, tmp_path))
+    error = error_of(variant, out, goldens)
+    record_error(measured(variant, form, f"{other_backend.name}, f32", error))
+    assert error < FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["bert-long", "modern-long", "nomic-plain"])
+def test_the_same_alone_and_among_others(name: str, other_backend: Backend, tmp_path: Path) -> None:
+    """To the bit, in any blocks, with any number of threads."""
+    variant = ENCODERS[name]
+    ids = token_ids(variant).tolist()
+    texts = [ids[:7], ids[:45], ids, ids[3:70]][: 4 if len(ids) > 80 else 3]
+    results = []
+    with open_model(write(variant, tmp_path)) as file:
+        model = draw(file.metadata, file.tensors)
+        for threads in (1, 2):
+            options = replace(OPTIONS, num_threads=threads, max_rows=600, num_kv_blocks=40)
+            executable = other_backend.compile(model.graph, file, replace(options, max_outputs=600))
+            free = np.random.default_rng(threads).permutation(40).tolist()
+            pieces = [
+                Piece(text, [free.pop() for _ in range(num_blocks(len(text)))], 0, range(len(text)))
+                for text in texts
+            ]
+            together = executable.run(make_step(pieces), "hidden").copy()
+            ends = np.cumsum([len(text) for text in texts])
+            for piece, part in zip(pieces, np.split(together, ends[:-1]), strict=True):
+                alone = executable.run(make_step([piece]), "hidden")
+                np.testing.assert_array_equal(alone.view(np.uint32), part.view(np.uint32))
+            results.append(together)
+            executable.close()
+    np.testing.assert_array_equal(results[0].view(np.uint32), results[1].view(np.uint32))
 
 
 def measured(variant: Encoder, form: str, backend: str, error: float) -> Measured:

@@ -141,6 +141,7 @@ def _encoder_sizes(
         options,
         max_rows=rows,
         max_outputs=rows,
+        kv_type="f32",
         num_kv_blocks=num_blocks_for(rows) + min(options.max_rows, MAX_ENCODER_TEXTS),
     )
     needed = backend.plan(drawn.graph, tensors, options).total

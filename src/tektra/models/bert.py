@@ -22,6 +22,7 @@ from tektra.models.base import (
     uniform_int,
 )
 from tektra.models.encoder import (
+    STEP_CACHE,
     EncoderConfig,
     activation_named,
     name_outputs,
@@ -80,7 +81,7 @@ def build(g: Graph, c: Config) -> None:
     for i in range(c.num_layers):
         w = g.layer(i)
         q, k, v = query_key_value(g, c.embedding_width, x, w)
-        attended = g.attention(q, k, v, layer=i, spec=c.attention)
+        attended = g.attention(q, k, v, layer=STEP_CACHE, spec=c.attention)
         if i == c.num_layers - 1:
             x, attended = g.select_outputs(x), g.select_outputs(attended)
         x = g.add(x, g.linear(attended, w["attn_output"]))

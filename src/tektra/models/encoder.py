@@ -16,6 +16,7 @@ from tektra.graph import Activation, AttentionSpec, Graph, OutputName, Value
 from tektra.models.base import MAX_HEADS, MAX_WIDTH, ModelConfig, Shapes, check_width, uniform_int
 
 __all__ = [
+    "STEP_CACHE",
     "EncoderConfig",
     "PoolingType",
     "activation_named",
@@ -27,6 +28,9 @@ __all__ = [
 
 PoolingType = Literal["none", "mean", "cls", "last", "rank"]
 """How a model wants the vector of a text to be made; ``"rank"``: it is for scores of pairs."""
+
+STEP_CACHE: Final = 0
+"""The cache that all layers of an encoder share: what one keeps is read in its own step only."""
 
 _POOLING: Final[tuple[PoolingType, ...]] = ("none", "mean", "cls", "last", "rank")  # as numbered
 _ACTIVATIONS: Final = MappingProxyType(

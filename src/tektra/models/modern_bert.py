@@ -25,6 +25,7 @@ from tektra.models.bert import query_key_value
 from tektra.models.bert_checkpoint import encoder_metadata
 from tektra.models.checkpoint_format import CheckpointFormat
 from tektra.models.encoder import (
+    STEP_CACHE,
     EncoderConfig,
     activation_named,
     name_outputs,
@@ -111,7 +112,7 @@ def build(g: Graph, c: Config) -> None:
         q, k, v = query_key_value(g, c.embedding_width, h, w)
         rope = c.local_rope if local else c.rope
         q, k = g.rope(q, rope), g.rope(k, rope)
-        attended = g.attention(q, k, v, layer=i, spec=c.local if local else c.attention)
+        attended = g.attention(q, k, v, layer=STEP_CACHE, spec=c.local if local else c.attention)
         if i == c.num_layers - 1:
             x, attended = g.select_outputs(x), g.select_outputs(attended)
         x = g.add(x, g.linear(attended, w["attn_output"]))

@@ -16,7 +16,7 @@ from tektra.models.base import MAX_CONTEXT, Shapes
 from tektra.models.bert_checkpoint import encoder_metadata
 from tektra.models.checkpoint_config import rope_metadata
 from tektra.models.checkpoint_format import CheckpointFormat
-from tektra.models.encoder import name_outputs
+from tektra.models.encoder import STEP_CACHE, name_outputs
 from tektra.models.rope_metadata import read_rope
 
 __all__ = ["CHECKPOINT", "Config", "build"]
@@ -54,7 +54,7 @@ def build(g: Graph, c: Config) -> None:
         w = g.layer(i)
         q, k, v = bert.query_key_value(g, c.embedding_width, x, w)
         q, k = g.rope(q, c.rope), g.rope(k, c.rope)
-        attended = g.attention(q, k, v, layer=i, spec=c.attention)
+        attended = g.attention(q, k, v, layer=STEP_CACHE, spec=c.attention)
         if i == c.num_layers - 1:
             x, attended = g.select_outputs(x), g.select_outputs(attended)
         x = g.add(x, g.linear(attended, w["attn_output"]))
