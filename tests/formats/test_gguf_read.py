@@ -207,11 +207,11 @@ def test_undecodable_type_opens_but_does_not_decode(
     tmp_path: Path, gguf_bytes: SimpleNamespace
 ) -> None:
     path = tmp_path / "iq.gguf"
-    tensors = [gguf_bytes.tensor("w", [256], GGMLType.IQ2_XXS)]
-    path.write_bytes(gguf_bytes.Craft(tensors=tensors, data=bytes(66)).bytes())
+    tensors = [gguf_bytes.tensor("w", [256], GGMLType.I16)]
+    path.write_bytes(gguf_bytes.Craft(tensors=tensors, data=bytes(512)).bytes())
     with GGUFFile.open(path) as model:
-        assert model.tensors["w"].nbytes == 66
-        with pytest.raises(UnsupportedModelError, match=r"'w' has the type IQ2_XXS.*Q4_K"):
+        assert model.tensors["w"].nbytes == 512
+        with pytest.raises(UnsupportedModelError, match=r"'w' has the type I16.*Q4_K"):
             model.dequantize("w")
 
 
