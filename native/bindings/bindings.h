@@ -7,5 +7,6 @@ namespace tektra {
 
 void bind_sampler(nanobind::module_& m);
 void bind_tokenizer(nanobind::module_& m);
+void bind_encoder(nanobind::module_& m);
 
 }  // namespace tektra

@@ -315,6 +315,7 @@ NB_MODULE(_native, m) {
 
     bind_sampler(m);
     bind_tokenizer(m);
+    bind_encoder(m);
 }
 
 }  // namespace tektra

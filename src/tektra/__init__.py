@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ModelReferenceError,
         QueueFullError,
         RequestError,
+        StorageError,
         TektraError,
         TemplateError,
         TemplateLimitError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     )
     from tektra.llm import LLM, LLMOptions
     from tektra.progress import CancelToken, ProgressCallback, ProgressEvent
+    from tektra.quantize.job import quantize_model
 
 __all__ = [
     "LLM",
@@ -71,6 +73,7 @@ __all__ = [
     "QueueFullError",
     "RequestError",
     "SamplingParams",
+    "StorageError",
     "TektraError",
     "TemplateError",
     "TemplateLimitError",
@@ -80,6 +83,7 @@ __all__ = [
     "TopLogprob",
     "UnsupportedModelError",
     "__version__",
+    "quantize_model",
 ]
 
 _MODULES = {
@@ -96,6 +100,7 @@ _MODULES = {
     "tektra.engine.stats": ("EngineStats", "Health", "Latency"),
     "tektra.llm": ("LLM", "LLMOptions"),
     "tektra.progress": ("CancelToken", "ProgressCallback", "ProgressEvent"),
+    "tektra.quantize.job": ("quantize_model",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -94,6 +94,13 @@ def _isa(text: str) -> str:
     return text.lower()
 
 
+def _mix(text: str) -> str:
+    # Which names exist is known to tektra.quantize, which refuses the others.
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", text):
+        raise ValueError("the name of a mix, such as q8_0 or q4_k_m")
+    return text.lower()
+
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -125,6 +132,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TEKTRA_THREADS", "threads", "threads that compute", _whole_number(MAX_THREADS)),
     Variable("TEKTRA_CONTEXT", "context", "tokens of context", _whole_number(MAX_CONTEXT)),
     Variable("TEKTRA_KV_TYPE", "kv_type", "what keys and values are kept as: f16, int8", _kv_type),
+    Variable("TEKTRA_QUANT", "quant", "what float weights are quantized to at load", _mix),
     Variable("TEKTRA_ISA", "isa", "instruction set of the native core, for tests", _isa),
     Variable(
         "TEKTRA_PACKED_CACHE",
@@ -147,6 +155,7 @@ class Settings:
         threads: threads that compute; None: one for each physical core of this process.
         context: tokens that a sequence can hold; None: chosen from the model and the memory.
         kv_type: one of `KV_TYPES`, what keys and values are kept as.
+        quant: a mix that float weights are quantized to when they are loaded; None: they are not.
         isa: instruction set that the native core must use; None: the best there is.
         packed_cache: most bytes of all packed copies of models together; 0: none are kept.
         cache_dir: directory for what can be made again; it need not exist yet.
@@ -158,6 +167,7 @@ class Settings:
     threads: int | None = None
     context: int | None = None
     kv_type: KvType = "f16"
+    quant: str | None = None
     isa: str | None = None
     packed_cache: int = DEFAULT_PACKED_CACHE
     cache_dir: Path

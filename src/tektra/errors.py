@@ -19,6 +19,7 @@ __all__ = [
     "ModelReferenceError",
     "QueueFullError",
     "RequestError",
+    "StorageError",
     "TektraError",
     "TemplateError",
     "TemplateLimitError",
@@ -57,6 +58,10 @@ class ModelNotFoundError(TektraError):
 
 class IntegrityError(TektraError):
     """Bytes on disk do not have the digest that was promised."""
+
+
+class StorageError(TektraError):
+    """A file cannot be written: there is no room for it."""
 
 
 # What is inside a model file

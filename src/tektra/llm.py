@@ -38,6 +38,8 @@ class LLM(AskedModel):
         max_rows: most tokens of prompts in one step. More is faster, and takes memory.
         kv_type: of keys and values: ``"f16"``, or ``"int8"``, half of that and a little rounded;
             None: ``TEKTRA_KV_TYPE``, else ``"f16"``.
+        quant: what float weights are quantized to while they are loaded, a mix such as ``"q8_0"``
+            or ``"q4_k"`` (docs/quantize.md); None: ``TEKTRA_QUANT``, else they stay as they are.
         max_waiting: most requests that may wait; None for no bound.
         prefix_cache: reuse what was computed for an equal beginning of an earlier prompt.
         packed_cache: use and leave packed copies of weights, for quick starts (docs/embedding.md).

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "tektra/attention_kernels.h"
+#include "tektra/encode_kernels.h"
 #include "tektra/packed_blocks.h"
 #include "tektra/sampling_kernels.h"
 
@@ -130,6 +131,7 @@ struct KernelTable {
     RowKernels rows;
     AttentionKernel attend[kNumKvTypes];
     const SamplingKernels* sampling;
+    const EncodeKernels* encode;
     PeakKernels peaks;
 };
 

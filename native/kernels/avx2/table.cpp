@@ -12,6 +12,7 @@ void fill(KernelTable& table) {
     fill_attention(table);
     fill_peaks(table);
     table.sampling = &kAvx2Sampling;
+    table.encode = &kAvx2Encode;
 }
 
 }  // namespace tektra::avx2

@@ -14,6 +14,7 @@ void fill(KernelTable& table) {
     fill_quantize(table);
     fill_attention(table);
     fill_peaks(table);
+    table.encode = &kAvx512Encode;
 }
 
 }  // namespace tektra::avx512

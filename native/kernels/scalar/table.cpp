@@ -10,6 +10,7 @@ void fill(KernelTable& table) {
     fill_attention(table);
     fill_peaks(table);
     table.sampling = &kScalarSampling;
+    table.encode = &kScalarEncode;
 }
 
 }  // namespace tektra::scalar

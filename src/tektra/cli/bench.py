@@ -17,6 +17,7 @@ from tektra.cli.options import (
     JsonOption,
     KvTypeOption,
     ModelArgument,
+    QuantOption,
     whole_number,
 )
 from tektra.cli.progress_bar import progress_bar
@@ -79,6 +80,7 @@ def bench(
     ] = False,
     device: DeviceOption = None,
     kv_type: KvTypeOption = None,
+    quant: QuantOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure tokens per second.
@@ -96,7 +98,7 @@ def bench(
         raise typer.BadParameter("both are 0: nothing to measure", param_hint="--prefill, --decode")
     report = _run(
         model,
-        settings_from(device, kv_type=kv_type),
+        settings_from(device, kv_type=kv_type, quant=quant),
         lengths=(prefills, decodes, depths),
         thread_counts=thread_counts,
         repetitions=repetitions,
@@ -191,6 +193,7 @@ def _loaded(
         max_rows=chunk,
         packed_cache=settings.packed_cache,  # one that is there is used; none is written
         kv_type=settings.kv_type,
+        quant=settings.quant,
     )
     with progress_bar() as progress:
         model = load(reference, options, progress=progress, cancel=CancelToken())

@@ -19,6 +19,7 @@ from tektra.cli.bench import bench
 from tektra.cli.doctor import doctor
 from tektra.cli.light_options import lightened
 from tektra.cli.perplexity import perplexity
+from tektra.cli.quantize import quantize
 from tektra.cli.render import abandon_output, prepare_streams, print_error, safe_text
 from tektra.cli.run import run
 from tektra.cli.show import show
@@ -97,7 +98,7 @@ def _tektra(
     pass
 
 
-for _command in (run, show, bench, perplexity, embed, rerank, doctor):
+for _command in (run, show, bench, perplexity, embed, rerank, quantize, doctor):
     app.command(cls=_Command)(_command)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "JsonOption",
     "KvTypeOption",
     "ModelArgument",
+    "QuantOption",
     "ThreadsOption",
     "adapter_options",
     "whole_number",
@@ -127,6 +128,16 @@ KvTypeOption: TypeAlias = Annotated[
         metavar="NAME",
         help="What keys and values are kept as: f16, or int8 in nearly half the memory. [default: "
         "TEKTRA_KV_TYPE, else f16]",
+    ),
+]
+
+QuantOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--quant",
+        metavar="NAME",
+        help="Quantize float weights to this while they are loaded: q8_0, q4_k, ... [default: "
+        "TEKTRA_QUANT, else not]",
     ),
 ]
 

@@ -16,6 +16,7 @@ from tektra.cli.options import (
     JsonOption,
     KvTypeOption,
     ModelArgument,
+    QuantOption,
     ThreadsOption,
     whole_number,
 )
@@ -49,6 +50,7 @@ def perplexity(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     kv_type: KvTypeOption = None,
+    quant: QuantOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure how well a model predicts a text.
@@ -63,7 +65,7 @@ def perplexity(
     from tektra.cli.perplexity_runner import measure_perplexity
 
     text = _read(file)
-    with open_model(model, settings_from(device, threads, context, kv_type)) as llm:
+    with open_model(model, settings_from(device, threads, context, kv_type, quant=quant)) as llm:
         result = measure_perplexity(llm, text, window=context, after_each=_show_running)
     if is_terminal(sys.stderr):
         sys.stderr.write("\r\x1b[K")

@@ -18,6 +18,7 @@ from tektra.cli.options import (
     JsonOption,
     KvTypeOption,
     ModelArgument,
+    QuantOption,
     ThreadsOption,
     adapter_options,
 )
@@ -67,6 +68,7 @@ def _run(
     context: ContextOption = None,
     kv_type: KvTypeOption = None,
     adapter: AdapterOption = None,
+    quant: QuantOption = None,
     no_packed_cache: Annotated[
         bool,
         typer.Option(
@@ -90,7 +92,7 @@ def _run(
     system = None if system is None else _utf8(system, "--system")
     _check_usage(text, given, system=system, raw=raw, json=json)
     settings = settings_from(
-        device, threads, context, kv_type, packed_cache=0 if no_packed_cache else None
+        device, threads, context, kv_type, packed_cache=0 if no_packed_cache else None, quant=quant
     )
     paths, scales = adapter_options(adapter)
     with open_model(model, settings, adapters=paths) as llm:

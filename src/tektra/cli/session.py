@@ -29,6 +29,7 @@ def settings_from(
     context: int | None = None,
     kv_type: str | None = None,
     packed_cache: int | None = None,
+    quant: str | None = None,
 ) -> Settings:
     """The environment's settings, with those replaced that an option gives.
 
@@ -41,6 +42,7 @@ def settings_from(
         "context": context,
         "kv_type": kv_type,
         "packed_cache": packed_cache,
+        "quant": quant,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(Settings.from_environment(), **chosen)  # type: ignore[arg-type]
@@ -66,6 +68,7 @@ def open_model(
             threads=settings.threads,
             context=settings.context,
             kv_type=settings.kv_type,
+            quant=settings.quant,
             max_batch=1,  # one person asks, one question at a time
             packed_cache=settings.packed_cache > 0,
             adapters=adapters,

@@ -39,6 +39,8 @@ from tektra.hub import ResolvedModel, resolve
 from tektra.models.base import DrawnModel, draw
 from tektra.models.encoder import EncoderConfig
 from tektra.progress import CancelToken, ProgressCallback, ProgressEvent
+from tektra.quantize.at_load import quantized
+from tektra.quantize.recipe import Recipe
 from tektra.tokenizer import Tokenizer, find_templates
 
 __all__ = ["EitherCancelled", "LoadOptions", "LoadedModel", "load"]
@@ -59,6 +61,8 @@ class LoadOptions:
         max_rows: token rows in one step.
         packed_cache: most bytes of all packed copies of models; 0 to use and write none.
         kv_type: what keys and values are kept as, one of `KV_TYPES`.
+        quant: what float weights are quantized to, a mix as `tektra quantize` has it; None to
+            compute with the weights of the file.
     """
 
     device: str | Backend = "auto"
@@ -68,6 +72,7 @@ class LoadOptions:
     max_rows: int = 512
     packed_cache: int = DEFAULT_PACKED_CACHE
     kv_type: KvType = "f16"
+    quant: str | None = None
 
     def __post_init__(self) -> None:
         _check_int("threads", self.threads, _MAX_THREADS, optional=True)
@@ -78,6 +83,8 @@ class LoadOptions:
             raise InvalidParameterError(
                 "kv_type", f"{self.kv_type!r} is not one of {', '.join(KV_TYPES)}"
             )
+        if self.quant is not None:
+            Recipe.of(self.quant, parameter="quant")
         if self.max_batch > self.max_rows:
             raise InvalidParameterError(
                 "max_batch", f"{self.max_batch} is more than max_rows, {self.max_rows}"
@@ -181,16 +188,17 @@ def _load(
     name = resolved.path.name
     report(ProgressEvent("map", name, 0, 1, "items"))
     backend = _backend(options.device)
-    with open_model(resolved.path) as file:
+    threads = usable_cores() if options.threads is None else options.threads
+    with open_model(resolved.path) as stored:
+        file = quantized(stored, options.quant, threads)
         drawn = draw(file.metadata, file.tensors, name=name)
-        tokenizer = load_tokenizer(file)
+        tokenizer = load_tokenizer(stored)
         _check_vocabulary(tokenizer, drawn)
         templates = find_templates(file.metadata)
         vectors = VectorSettings.from_metadata(file.metadata)
         sampling = recommended_sampling(file.metadata, resolved.sampling).params
         report(ProgressEvent("map", name, 1, 1, "items"))
         cancel.check()
-        threads = usable_cores() if options.threads is None else options.threads
         sizes = choose_sizes(
             drawn,
             backend,

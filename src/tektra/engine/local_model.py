@@ -53,6 +53,7 @@ class LLMOptions(TypedDict, total=False):
     max_batch: int
     max_rows: int
     kv_type: KvType | None
+    quant: str | None
     max_waiting: int | None
     prefix_cache: bool
     seed: int | None
@@ -75,6 +76,7 @@ class LocalModel(ModelAdapters):
         max_batch: int = 8,
         max_rows: int = 512,
         kv_type: KvType | None = None,
+        quant: str | None = None,
         max_waiting: int | None = None,
         prefix_cache: bool = True,
         seed: int | None = None,
@@ -93,6 +95,7 @@ class LocalModel(ModelAdapters):
             max_rows=max_rows,
             packed_cache=settings.packed_cache if packed_cache else 0,
             kv_type=settings.kv_type if kv_type is None else kv_type,
+            quant=settings.quant if quant is None else quant,
         )
         # Checks the range; the engine draws from it.
         SamplingParams(seed=seed)

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from tektra.backends.base import PackedWeights
 from tektra.config import cache_dir
-from tektra.engine.model_files import ModelFile
 from tektra.engine.packed_store import PackedStore
 from tektra.engine.verify import VerifiedFiles, digest_of_stream, fingerprint
 from tektra.errors import CancelledError, TektraError
 from tektra.formats.packed import PackedMatrix
+from tektra.quantize.view import Source
 
 __all__ = ["PACKED_FOLDER", "PackedCopy", "PackedStatus", "default_store"]
 
@@ -64,7 +64,7 @@ class PackedCopy:
 
     def __init__(
         self,
-        file: ModelFile,
+        file: Source,
         sha256: str | None,
         store: PackedStore | None,
         known: VerifiedFiles,
@@ -73,7 +73,8 @@ class PackedCopy:
         self._paths = file.paths
         self._statuses = file.statuses
         self._variant = file.variant
-        self._pinned = sha256.lower() if sha256 is not None and len(file.paths) == 1 else None
+        whole = len(file.paths) == 1 and not file.variant
+        self._pinned = sha256.lower() if sha256 is not None and whole else None
         self._store = store
         self._known = known
         self._min_bytes = MIN_BYTES if min_bytes is None else min_bytes
