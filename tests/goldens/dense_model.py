@@ -1,28 +1,123 @@
 """Small dense decoders with weights from a seed, described by their config.json.
 
-`variants_dense.py` has the variants; here are their weights by the names and in the layout of
-transformers, and the way from there to GGUF as llama.cpp's converter goes it. Needs NumPy alone,
-and nothing of Tektra, so that a fault of ours cannot be in both halves of a comparison.
+`variants_dense.py` and `variants_gemma.py` say what there is; here are the weights by the names and
+in the layout of transformers, and the way from there to GGUF as llama.cpp's converter goes it.
+Needs NumPy alone, and nothing of Tektra, so that a fault of ours cannot be in both halves of a
+comparison.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["checkpoint_weights", "fingerprint", "gguf_weights", "token_ids"]
+__all__ = [
+    "DenseVariant",
+    "checkpoint_weights",
+    "fingerprint",
+    "gguf_weights",
+    "token_ids",
+    "variant",
+]
 
 F32 = NDArray[np.float32]
 
 
-DenseVariant = Any
-"""One of `variants_dense`, which has every entry of its config.json as an attribute."""
+@dataclass(frozen=True, kw_only=True)
+class DenseVariant:
+    """One small model.
+
+    Attributes:
+        name: of the variant.
+        architecture: ``general.architecture`` of its GGUF file.
+        config: its config.json, complete: nothing is left to defaults but what is not there.
+        metadata: what its GGUF file says, keys without the architecture in front.
+        num_tokens: length of the text whose logits are compared.
+        rows: which of its positions are kept in the golden.
+        context: how many tokens the model is opened for.
+    """
+
+    name: str
+    architecture: str
+    config: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    num_tokens: int = 48
+    rows: tuple[int, ...] = (0, 1, 17, 47)
+    context: int = 256
+
+    def __getattr__(self, key: str) -> Any:
+        """An entry of config.json."""
+        try:
+            return self.config[key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+    @property
+    def width_of_head(self) -> int:
+        return int(self.config.get("head_dim") or self.hidden_size // self.num_attention_heads)
+
+    @property
+    def gguf_metadata(self) -> dict[str, Any]:
+        """Metadata as a GGUF converter writes it, without a tokenizer."""
+        own = {f"{self.architecture}.{key}": value for key, value in self.metadata.items()}
+        return {"general.architecture": self.architecture, **own}
+
+
+# What is not said for a variant, by the names of config.json and of GGUF.
+_SIZES = (
+    ("hidden_size", "embedding_length", 64),
+    ("intermediate_size", "feed_forward_length", 160),
+    ("num_hidden_layers", "block_count", 2),
+    ("num_attention_heads", "attention.head_count", 4),
+    ("num_key_value_heads", "attention.head_count_kv", 2),
+    ("rms_norm_eps", "attention.layer_norm_rms_epsilon", 1e-6),
+    ("max_position_embeddings", "context_length", 256),
+)
+
+
+def variant(
+    name: str,
+    model_type: str,
+    *,
+    architecture: str | None = None,
+    theta: float = 10000.0,
+    head_dim: int | None = None,
+    tied: bool = False,
+    metadata: Mapping[str, Any] = MappingProxyType({}),
+    text: Mapping[str, Any] = MappingProxyType({}),
+    **config: Any,
+) -> DenseVariant:
+    """A variant whose config.json has these entries, beside sizes, base and head width.
+
+    ``metadata`` is what GGUF says more, ``text`` are fields of the variant.
+    """
+    ours: dict[str, Any] = {"rope.freq_base": theta}
+    theirs: dict[str, Any] = {
+        "model_type": model_type,
+        "vocab_size": 259,
+        "tie_word_embeddings": tied,
+        "torch_dtype": "float32",
+    }
+    for key, gguf, default in _SIZES:
+        theirs[key] = ours[gguf] = config.pop(key, default)
+    theirs.setdefault("rope_theta", theta)
+    if head_dim is not None:
+        theirs["head_dim"] = head_dim
+        ours["attention.key_length"] = ours["attention.value_length"] = head_dim
+    return DenseVariant(
+        name=name,
+        architecture=architecture or model_type,
+        config=MappingProxyType({**theirs, **config}),
+        metadata=MappingProxyType({**ours, **metadata}),
+        **text,
+    )
 
 
 def token_ids(v: DenseVariant) -> NDArray[np.int32]:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from dense_model import checkpoint_weights, fingerprint, token_ids
-from variants_dense import DENSE, DenseVariant
+from dense_model import DenseVariant, checkpoint_weights, fingerprint, token_ids, variant
+from variants_dense import DENSE
+from variants_gemma import GEMMAS
 
 OUT = Path(__file__).parent / "models" / "dense.npz"
 
@@ -49,7 +50,9 @@ def logits(v: DenseVariant) -> NDArray[np.float32]:
 
 def main() -> None:
     arrays: dict[str, NDArray[Any]] = {}
-    for name, v in DENSE.items():
+    for spec in (*DENSE, *GEMMAS):
+        v = variant(**spec)
+        name = v.name
         full = logits(v)
         arrays[name] = full[list(v.rows)]
         arrays[f"{name} fingerprint"] = np.array(fingerprint(v))

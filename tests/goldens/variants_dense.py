@@ -1,236 +1,26 @@
-"""The variants of dense decoders: the smallest models that show each option of a configuration.
+"""Variants of dense decoders: the smallest models that show each option of a configuration.
 
-Each is its config.json, and beside it the metadata that llama.cpp's converter makes of that. Needs
-nothing but the standard library.
+Each is its config.json, and beside it the metadata that llama.cpp's converter makes of that, as
+arguments of `dense_model.variant`. Needs nothing but the standard library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["DENSE", "DenseVariant"]
+__all__ = ["DENSE"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class DenseVariant:
-    """One small model.
-
-    Attributes:
-        name: of the variant.
-        architecture: ``general.architecture`` of its GGUF file.
-        config: its config.json, complete: nothing is left to defaults but what is not there.
-        metadata: what its GGUF file says, keys without the architecture in front.
-        num_tokens: length of the text whose logits are compared.
-        rows: which of its positions are kept in the golden.
-        context: how many tokens the model is opened for.
-    """
-
-    name: str
-    architecture: str
-    config: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-    num_tokens: int = 48
-    rows: tuple[int, ...] = (0, 1, 17, 47)
-    context: int = 256
-
-    def __getattr__(self, key: str) -> Any:
-        """An entry of config.json."""
-        try:
-            return self.config[key]
-        except KeyError:
-            raise AttributeError(key) from None
-
-    @property
-    def width_of_head(self) -> int:
-        return int(self.config.get("head_dim") or self.hidden_size // self.num_attention_heads)
-
-    @property
-    def gguf_metadata(self) -> dict[str, Any]:
-        """Metadata as a GGUF converter writes it, without a tokenizer."""
-        own = {f"{self.architecture}.{key}": value for key, value in self.metadata.items()}
-        return {"general.architecture": self.architecture, **own}
-
-
-# What is not said for a variant, by the names of config.json and of GGUF.
-_SIZES = (
-    ("hidden_size", "embedding_length", 64),
-    ("intermediate_size", "feed_forward_length", 160),
-    ("num_hidden_layers", "block_count", 2),
-    ("num_attention_heads", "attention.head_count", 4),
-    ("num_key_value_heads", "attention.head_count_kv", 2),
-    ("rms_norm_eps", "attention.layer_norm_rms_epsilon", 1e-6),
-    ("max_position_embeddings", "context_length", 256),
-)
+Spec = dict[str, Any]
 _LONG: Mapping[str, Any] = MappingProxyType({"num_tokens": 200, "rows": (0, 31, 64, 130, 199)})
 
 
-def _variant(
-    name: str,
-    model_type: str,
-    *,
-    architecture: str | None = None,
-    theta: float = 10000.0,
-    head_dim: int | None = None,
-    tied: bool = False,
-    metadata: Mapping[str, Any] = MappingProxyType({}),
-    text: Mapping[str, Any] = MappingProxyType({}),
-    **config: Any,
-) -> DenseVariant:
-    """A variant whose config.json has these entries, beside sizes, base and head width.
-
-    ``metadata`` is what GGUF says more, ``text`` are fields of the variant.
-    """
-    ours: dict[str, Any] = {"rope.freq_base": theta}
-    theirs: dict[str, Any] = {
-        "model_type": model_type,
-        "vocab_size": 259,
-        "tie_word_embeddings": tied,
-        "torch_dtype": "float32",
-    }
-    for key, gguf, default in _SIZES:
-        theirs[key] = ours[gguf] = config.pop(key, default)
-    theirs.setdefault("rope_theta", theta)
-    if head_dim is not None:
-        theirs["head_dim"] = head_dim
-        ours["attention.key_length"] = ours["attention.value_length"] = head_dim
-    return DenseVariant(
-        name=name,
-        architecture=architecture or model_type,
-        config=MappingProxyType({**theirs, **config}),
-        metadata=MappingProxyType({**ours, **metadata}),
-        **text,
-    )
+def _variant(name: str, model_type: str, **rest: Any) -> Spec:
+    return {"name": name, "model_type": model_type, **rest}
 
 
-def _layer_types(*sliding: bool) -> list[str]:
-    return ["sliding_attention" if s else "full_attention" for s in sliding]
-
-
-def _gemma3(name: str, *, head_dim: int = 32, scalar: int = 32, **rest: Any) -> DenseVariant:
-    rest.setdefault("tied", True)
-    rest.setdefault("theta", 1e6)
-    metadata = dict(rest.pop("metadata", {}))
-    if "sliding_window" in rest:
-        metadata["attention.sliding_window"] = rest["sliding_window"]
-    return _variant(
-        name,
-        "gemma3_text",
-        architecture="gemma3",
-        architectures=["Gemma3ForCausalLM"],
-        head_dim=head_dim,
-        query_pre_attn_scalar=scalar,
-        hidden_activation="gelu_pytorch_tanh",
-        rope_local_base_freq=rest.pop("local", 10000.0),
-        metadata=metadata,
-        **rest,
-    )
-
-
-GEMMA3 = (
-    _gemma3("gemma3-tied", num_hidden_layers=7, sliding_window=16),
-    # No layer has a window: converters then write none.
-    _gemma3("gemma3-no-window", sliding_window_pattern=1, theta=2e4, **{"num_key_value_heads": 4}),
-    _gemma3(
-        "gemma3-linear",
-        num_hidden_layers=6,
-        sliding_window=24,
-        num_key_value_heads=1,
-        rope_scaling={"rope_type": "linear", "factor": 8.0},
-        metadata={"rope.scaling.type": "linear", "rope.scaling.factor": 8.0},
-        text=_LONG,
-    ),
-    _gemma3(
-        "gemma3-other",
-        head_dim=48,
-        scalar=20,
-        tied=False,
-        num_hidden_layers=4,
-        sliding_window=8,
-        attention_bias=True,
-        local=5e3,
-        layer_types=_layer_types(False, True, True, False),
-        final_logit_softcapping=4.0,
-        rms_norm_eps=1e-3,
-        metadata={
-            "attention.scale": 20**-0.5,
-            "attention.sliding_window_pattern": [False, True, True, False],
-            "rope.freq_base_swa": 5e3,
-            "final_logit_softcapping": 4.0,
-        },
-    ),
-)
-
-
-def _gemma2(
-    name: str, *, scalar: int = 32, attention_cap: float | None, cap: float | None, **rest: Any
-) -> DenseVariant:
-    metadata = {
-        "attn_logit_softcapping": attention_cap or 0.0,
-        "final_logit_softcapping": cap or 0.0,
-        "attention.sliding_window": rest["sliding_window"],
-        **rest.pop("metadata", {}),
-    }
-    rest.setdefault("tied", True)
-    return _variant(
-        name,
-        "gemma2",
-        architectures=["Gemma2ForCausalLM"],
-        head_dim=rest.pop("head_dim", 32),
-        query_pre_attn_scalar=scalar,
-        hidden_activation="gelu_pytorch_tanh",
-        attn_logit_softcapping=attention_cap,
-        final_logit_softcapping=cap,
-        metadata=metadata,
-        **rest,
-    )
-
-
-GEMMA2 = (
-    _gemma2("gemma2-capped", attention_cap=2.0, cap=6.0, num_hidden_layers=3, sliding_window=16),
-    _gemma2("gemma2-defaults", attention_cap=50.0, cap=30.0, sliding_window=4096),
-    _gemma2(
-        "gemma2-other",
-        attention_cap=None,
-        cap=None,
-        scalar=16,
-        num_hidden_layers=3,
-        num_key_value_heads=4,
-        sliding_window=8,
-        attention_bias=True,
-        tied=False,
-        layer_types=_layer_types(True, True, False),
-        theta=500.0,
-        metadata={
-            "attention.scale": 0.25,
-            "attention.sliding_window_pattern": [True, True, False],
-        },
-    ),
-)
-
-
-def _gemma(name: str, **rest: Any) -> DenseVariant:
-    return _variant(
-        name,
-        "gemma",
-        architectures=["GemmaForCausalLM"],
-        head_dim=rest.pop("head_dim", 32),
-        hidden_act=rest.pop("hidden_act", "gelu_pytorch_tanh"),
-        **rest,
-    )
-
-
-GEMMA = (
-    _gemma("gemma-mqa-tied", num_key_value_heads=1, tied=True),
-    # The official files say "gelu" and mean its approximation.
-    _gemma("gemma-legacy", num_key_value_heads=4, head_dim=16, tied=True, hidden_act="gelu"),
-    _gemma("gemma-other", attention_bias=True, tied=False, theta=500.0, rms_norm_eps=1e-3),
-)
-
-
-def _qwen3(name: str, **rest: Any) -> DenseVariant:
+def _qwen3(name: str, **rest: Any) -> Spec:
     return _variant(
         name,
         "qwen3",
@@ -274,7 +64,195 @@ QWEN3 = (
     ),
 )
 
-DENSE: Mapping[str, DenseVariant] = MappingProxyType(
-    {v.name: v for v in (*GEMMA, *GEMMA2, *GEMMA3, *QWEN3)}
+_FACTORS = {
+    "short_factor": [1.0, 1.1, 1.2, 1.5, 1.7, 2.0],
+    "long_factor": [1.0, 1.5, 2.5, 4.0, 6.0, 8.0],
+}
+_LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}
+
+
+def _phi3(name: str, **rest: Any) -> Spec:
+    rest.setdefault("sliding_window", None)
+    metadata = {
+        "rope.dimension_count": 16,
+        "rope.scaling.original_context_length": rest["original_max_position_embeddings"],
+        "attention.sliding_window": rest["sliding_window"] or 0,
+        **rest.pop("metadata", {}),
+    }
+    return _variant(
+        name,
+        "phi3",
+        architectures=["Phi3ForCausalLM"],
+        hidden_act="silu",
+        pad_token_id=0,
+        metadata=metadata,
+        **rest,
+    )
+
+
+PHI3 = (
+    _phi3("phi3-mha", num_key_value_heads=4, original_max_position_embeddings=256),
+    _phi3(
+        "phi3-window", original_max_position_embeddings=256, sliding_window=12, rms_norm_eps=1e-3
+    ),
+    _phi3(
+        "phi3-partial",
+        original_max_position_embeddings=256,
+        partial_rotary_factor=0.75,
+        tied=True,
+        metadata={"rope.dimension_count": 12},
+    ),
+    _phi3(
+        "phi3-longrope-short",
+        original_max_position_embeddings=64,
+        rope_parameters={**_LONGROPE, **_FACTORS},
+        metadata={"rope.dimension_count": 12, "rope.scaling.attn_factor": (1 + 1 / 3) ** 0.5},
+        text={"context": 64},
+    ),
+    _phi3(
+        "phi3-longrope-long",
+        original_max_position_embeddings=64,
+        rope_parameters={**_LONGROPE, **_FACTORS},
+        metadata={"rope.dimension_count": 12, "rope.scaling.attn_factor": (1 + 1 / 3) ** 0.5},
+        text=_LONG,
+    ),
 )
-"""All of them by name."""
+
+
+def _granite(
+    name: str, embedding: float, residual: float, attention: float, logits: float, **rest: Any
+) -> Spec:
+    metadata = {
+        "vocab_size": 259,
+        "rope.dimension_count": 16,
+        "attention.scale": attention,
+        "embedding_scale": embedding,
+        "residual_scale": residual,
+        "logit_scale": logits,
+        **rest.pop("metadata", {}),
+    }
+    return _variant(
+        name,
+        "granite",
+        architectures=["GraniteForCausalLM"],
+        hidden_act="silu",
+        embedding_multiplier=embedding,
+        residual_multiplier=residual,
+        attention_multiplier=attention,
+        logits_scaling=logits,
+        metadata=metadata,
+        **rest,
+    )
+
+
+GRANITE = (
+    _granite("granite-scaled-tied", 12.0, 0.22, 0.2, 5.0, tied=True, num_hidden_layers=3),
+    _granite("granite-plain", 1.0, 1.0, 0.25, 1.0, num_key_value_heads=4),
+    _granite(
+        "granite-bias", 6.0, 0.5, 0.3, 0.25, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-2
+    ),
+    _granite(
+        "granite-linear",
+        3.0,
+        0.4,
+        0.25,
+        2.0,
+        rope_scaling={"rope_type": "linear", "factor": 4.0},
+        metadata={"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+        text=_LONG,
+    ),
+)
+
+
+def _olmo(name: str, model_type: str, **rest: Any) -> Spec:
+    return _variant(
+        name,
+        model_type,
+        architecture="olmo2",
+        architectures=[f"Olmo{model_type[-1]}ForCausalLM"],
+        hidden_act="silu",
+        pad_token_id=1,
+        **rest,
+    )
+
+
+OLMO2 = (
+    _olmo("olmo2-mha", "olmo2", num_key_value_heads=4),
+    _olmo("olmo2-gqa", "olmo2", theta=5e5, rms_norm_eps=1e-3),
+    _olmo("olmo2-bias-tied", "olmo2", num_key_value_heads=1, attention_bias=True, tied=True),
+    _olmo(
+        "olmo3-yarn",
+        "olmo3",
+        num_hidden_layers=5,
+        sliding_window=24,
+        theta=5e5,
+        rope_scaling={
+            "rope_type": "yarn",
+            "factor": 8.0,
+            "original_max_position_embeddings": 32,
+        },
+        metadata={
+            "attention.sliding_window": 24,
+            "attention.sliding_window_pattern": [True, True, True, False, True],
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 8.0,
+            "rope.scaling.original_context_length": 32,
+        },
+        text=_LONG,
+    ),
+)
+
+
+def _smollm3(name: str, **rest: Any) -> Spec:
+    return _variant(
+        name,
+        "smollm3",
+        architectures=["SmolLM3ForCausalLM"],
+        hidden_act="silu",
+        pad_token_id=0,
+        metadata={"vocab_size": 259, "rope.dimension_count": 16, **rest.pop("metadata", {})},
+        **rest,
+    )
+
+
+SMOLLM3 = (
+    _smollm3("smollm3-tied", num_hidden_layers=5, tied=True, theta=2e6),
+    _smollm3("smollm3-bias", num_hidden_layers=4, attention_bias=True, mlp_bias=True),
+    _smollm3(
+        "smollm3-yarn",
+        num_hidden_layers=4,
+        no_rope_layers=[1, 1, 1, 0],
+        rope_scaling={
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+        metadata={
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 64,
+        },
+        text=_LONG,
+    ),
+)
+
+
+def _mistral(name: str, **rest: Any) -> Spec:
+    return _variant(
+        name,
+        "mistral",
+        architecture="llama",
+        architectures=["MistralForCausalLM"],
+        hidden_act="silu",
+        metadata={"vocab_size": 259, **rest.pop("metadata", {})},
+        **rest,
+    )
+
+
+MISTRAL = (
+    _mistral("mistral-window", sliding_window=12, metadata={"attention.sliding_window": 12}),
+    _mistral("mistral-head-dim", sliding_window=None, head_dim=24, theta=1e6),
+)
+
+DENSE = (*QWEN3, *PHI3, *GRANITE, *OLMO2, *SMOLLM3, *MISTRAL)
+"""All of them."""

@@ -24,7 +24,7 @@ from tektra.engine.packed_copy import PackedCopy, default_store
 from tektra.engine.recommended_sampling import recommended_sampling
 from tektra.engine.resources import usable_cores
 from tektra.engine.sampling_params import SamplingParams
-from tektra.engine.sizing import choose_sizes, context_limit
+from tektra.engine.sizing import DEFAULT_CONTEXT, choose_sizes, context_limit
 from tektra.engine.vector_settings import VectorSettings
 from tektra.engine.verify import VerifiedFiles, verify_file
 from tektra.errors import (
@@ -191,7 +191,9 @@ def _load(
     threads = usable_cores() if options.threads is None else options.threads
     with open_model(resolved.path) as stored:
         file = quantized(stored, options.quant, threads)
-        drawn = draw(file.metadata, file.tensors, name=name)
+        drawn = draw(
+            file.metadata, file.tensors, name=name, context=options.context or DEFAULT_CONTEXT
+        )
         tokenizer = load_tokenizer(stored)
         _check_vocabulary(tokenizer, drawn)
         templates = find_templates(file.metadata)

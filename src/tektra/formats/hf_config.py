@@ -27,7 +27,7 @@ class HfConfig(Metadata):
         c.only("hidden_act", "silu", "swish")                   # raises for any other that is there
     """
 
-    __slots__ = ()
+    __slots__ = ("_nulls",)
 
     _KIND: ClassVar[builtins.str] = "key"
 
@@ -37,6 +37,11 @@ class HfConfig(Metadata):
         name: the file it comes from, for errors.
         """
         super().__init__({k: v for k, v in values.items() if v is not None}, name=name)
+        self._nulls = frozenset(k for k, v in values.items() if v is None)
+
+    def is_null(self, key: builtins.str) -> builtins.bool:
+        """Whether the key is there and null: where that differs from a missing key."""
+        return key in self._nulls
 
     def keys(self) -> Collection[builtins.str]:
         """The keys that are there with a value."""
@@ -57,7 +62,16 @@ class HfConfig(Metadata):
 
     def merged(self, more: Mapping[builtins.str, Any]) -> HfConfig:
         """The same with other values, which go before those that are there."""
-        return HfConfig({**self._values, **more}, name=self._name)
+        return HfConfig({**dict.fromkeys(self._nulls), **self._values, **more}, name=self._name)
+
+    def defaulting(self, defaults: Mapping[builtins.str, Any]) -> HfConfig:
+        """The same with values for keys that are not there, also not as null."""
+        missing = {k: v for k, v in defaults.items() if not self.has(k) and not self.is_null(k)}
+        return self.merged(missing)
+
+    def as_dict(self) -> dict[builtins.str, Any]:
+        """The keys that are there with a value, and their values."""
+        return dict(self._values)
 
     def only(self, key: builtins.str, *allowed: Any) -> None:
         """Refuses a model that has another value than these under a key, if it has the key.

@@ -89,23 +89,28 @@ def read_attention(
     )
 
 
-def read_sliding(m: Metadata, architecture: str, num_layers: int, *, period: int) -> list[bool]:
+def read_sliding(
+    m: Metadata, architecture: str, attention: AttentionSpec, num_layers: int, *, period: int
+) -> tuple[bool, ...]:
     """Whether each layer sees only the window: ``{architecture}.attention.sliding_window_pattern``.
 
     The key is a list with true for each layer that does, or a period: of so many neighbouring
-    layers all but the last do; 1 is none and 0 all.
+    layers all but the last do; 1 is none and 0 all. No layer does where there is no window.
 
     Args:
         m: the metadata.
         architecture: prefix of the key.
+        attention: which has the window.
         num_layers: of the model.
         period: what a file without the key means.
     """
     key = f"{architecture}.attention.sliding_window_pattern"
     if m.is_list(key):
-        return m.bool_list(key, length=num_layers)
-    period = m.int(key, default=period, minimum=0, maximum=MAX_CONTEXT)
-    return [period == 0 or i % period < period - 1 for i in range(num_layers)]
+        sliding = m.bool_list(key, length=num_layers)
+    else:
+        period = m.int(key, default=period, minimum=0, maximum=MAX_CONTEXT)
+        sliding = [period == 0 or i % period < period - 1 for i in range(num_layers)]
+    return tuple(s and attention.window is not None for s in sliding)
 
 
 def read_softcap(m: Metadata, key: str, *, default: float = 0.0) -> float | None:

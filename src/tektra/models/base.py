@@ -18,10 +18,12 @@ from tektra.formats.tensor_info import TensorInfo
 from tektra.graph import Graph, OutputName
 
 __all__ = [
+    "LONGROPE_TENSORS",
     "MAX_CONTEXT",
     "MAX_HEADS",
     "MAX_LAYERS",
     "MAX_WIDTH",
+    "OPENED_FOR",
     "Architecture",
     "DrawnModel",
     "ModelConfig",
@@ -41,6 +43,10 @@ MAX_HEADS: Final = 1 << 14
 MAX_WIDTH: Final = 1 << 22
 MAX_CONTEXT: Final = 1 << 28
 """Bounds on what metadata may say: far above every model there is, far below what would wrap."""
+
+LONGROPE_TENSORS: Final = ("rope_factors_long.weight", "rope_factors_short.weight")
+OPENED_FOR: Final = "tektra.opened_for"
+"""Stands in the metadata that an architecture reads for the context of `draw`."""
 
 _LAYER_NAME = re.compile(r"blk\.([0-9]{1,9})\.")
 _MAX_NAMED = 4
@@ -105,7 +111,11 @@ class DrawnModel:
 
 
 def draw(
-    metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], *, name: str = ""
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, TensorInfo],
+    *,
+    name: str = "",
+    context: int | None = None,
 ) -> DrawnModel:
     """Draws the graph of a model from the header of its file.
 
@@ -113,6 +123,8 @@ def draw(
         metadata: metadata with GGUF's keys.
         tensors: the tensors of the file, by GGUF's names.
         name: the file, for errors.
+        context: most tokens of one sequence, where that is known: models with LongRoPE have other
+            rotary positions where it is more than they were first trained with.
 
     Raises:
         FormatError: metadata or tensors are missing, out of range, or disagree.
@@ -121,11 +133,15 @@ def draw(
             leaving them out would change the answers.
     """
     from tektra.models import architecture
+    from tektra.models.unread_keys import AskedKeys, refuse_unread
 
-    m = Metadata(metadata, name=name)
+    opened = {} if context is None else {OPENED_FOR: context}
+    values = AskedKeys({k: v for k, v in metadata.items() if k != OPENED_FOR} | opened)
+    m = Metadata(values, name=name)
     module = architecture(m.str("general.architecture"))
     shapes = {tensor: info.shape for tensor, info in tensors.items()}
     config = module.Config.from_metadata(m, shapes)
+    refuse_unread(values, config.architecture)
     graph = Graph(shapes)
     module.build(graph, config)
     _check_outputs(graph, config)
@@ -211,6 +227,8 @@ def _check_outputs(graph: Graph, config: ModelConfig) -> None:
 
 def _check_all_used(graph: Graph, names: Collection[str], architecture: str) -> None:
     used = set(graph.weight_names)
+    if not used.isdisjoint(LONGROPE_TENSORS):
+        used.update(LONGROPE_TENSORS)  # one of the two is for another length of context
     unused = [name for name in names if name not in used]
     if unused:
         more = f" and {len(unused) - _MAX_NAMED} more" if len(unused) > _MAX_NAMED else ""

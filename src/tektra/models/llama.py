@@ -47,8 +47,10 @@ __all__ = [
     "attention",
     "build",
     "feed_forward",
+    "gated",
     "head",
     "layers",
+    "project",
     "read",
 ]
 
@@ -89,6 +91,8 @@ class Config(ModelConfig):
     normalizes_experts: ClassVar[bool] = True
     """Whether the weights of the experts of a row add up to 1, where a file does not say."""
     expert_function: ClassVar[Activation | ClampedGate] = Activation.SILU
+    fused_gate: ClassVar[bool] = False
+    """Whether ``ffn_up`` has the rows of the gate too, before its own."""
     sliding_window: ClassVar[int] = 0
     """The window where a file does not say; 0 for none."""
     sliding_period: ClassVar[int] = 0
@@ -127,6 +131,7 @@ def read(config: type[_C], m: Metadata, shapes: Shapes, **more: Any) -> _C:
     if experts is None or m.has(f"{key}.feed_forward_length"):
         ffn_width = uniform_int(m, f"{key}.feed_forward_length", num_layers, maximum=MAX_WIDTH)
         check_width(shapes, "blk.0.ffn_gate.weight", 0, ffn_width, f"{key}.feed_forward_length")
+        check_width(shapes, "blk.0.ffn_down.weight", 1, ffn_width, f"{key}.feed_forward_length")
     context_length = m.int(f"{key}.context_length", minimum=1, maximum=MAX_CONTEXT)
     attention = read_attention(
         m,
@@ -152,7 +157,7 @@ def read(config: type[_C], m: Metadata, shapes: Shapes, **more: Any) -> _C:
         "embedding_width": width,
         "norm_eps": m.float(f"{key}.attention.layer_norm_rms_epsilon", minimum=1e-30, maximum=1.0),
         "attention": attention,
-        "sliding": tuple(read_sliding(m, key, num_layers, period=config.sliding_period)),
+        "sliding": read_sliding(m, key, attention, num_layers, period=config.sliding_period),
         "rope": rope,
         "sliding_rope": read_sliding_rope(
             m, key, rope, base=config.sliding_base, scaled=config.sliding_scaled
@@ -184,12 +189,23 @@ def layers(g: Graph, c: Config, x: Value) -> Value:
 def attention(g: Graph, c: Config, x: Value, w: LayerWeights, *, layer: int) -> Value:
     """Norm, projections, rotary positions, attention and its output projection."""
     h = g.rms_norm(x, w["attn_norm.weight"], c.norm_eps)
-    q, k, v = g.linear(h, w["attn_q"], w["attn_k"], w["attn_v"])
+    q, k, v = project(g, c, h, w)
     if c.head_norms or c.whole_norms:
         group = None if c.whole_norms else c.attention.head_dim
         q = g.rms_norm(q, w["attn_q_norm.weight"], c.norm_eps, group=group)
         k = g.rms_norm(k, w["attn_k_norm.weight"], c.norm_eps, group=group)
     return attend(g, c, q, k, v, w, layer=layer)
+
+
+def project(g: Graph, c: Config, h: Value, w: LayerWeights) -> tuple[Value, Value, Value]:
+    """Query, key and value, by three matrices or one."""
+    if not g.has(w["attn_qkv.weight"]):
+        q, k, v = g.linear(h, w["attn_q"], w["attn_k"], w["attn_v"])
+        return q, k, v
+    a = c.attention
+    widths = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim, a.num_kv_heads * a.value_dim
+    q, k, v = g.split(g.linear(h, w["attn_qkv"]), *widths)
+    return q, k, v
 
 
 def attend(
@@ -208,7 +224,16 @@ def feed_forward(g: Graph, c: Config, x: Value, w: LayerWeights) -> Value:
     h = g.rms_norm(x, w[f"{c.ffn_norm}.weight"], c.norm_eps)
     if c.experts is not None and not is_dense(g, w):
         return mixture(g, h, w, c.experts)
-    gate, up = g.linear(h, w["ffn_gate"], w["ffn_up"])
+    return gated(g, c, h, w)
+
+
+def gated(g: Graph, c: Config, h: Value, w: LayerWeights) -> Value:
+    """The gated feed forward."""
+    if c.fused_gate:
+        both = g.linear(h, w["ffn_up"])
+        gate, up = g.split(both, both.width // 2, both.width - both.width // 2)
+    else:
+        gate, up = g.linear(h, w["ffn_gate"], w["ffn_up"])
     return g.linear(g.gated(gate, up, c.activation), w["ffn_down"])
 
 

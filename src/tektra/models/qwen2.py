@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Final
 from tektra.formats.hf_config import HfConfig
 from tektra.graph import Graph, RopeLayout
 from tektra.models import llama
+from tektra.models.base import MAX_LAYERS
 from tektra.models.checkpoint_config import common_metadata, rope_tensors
 from tektra.models.checkpoint_format import CheckpointFormat
+from tektra.models.checkpoint_windows import window_metadata
 
-__all__ = ["CHECKPOINT", "Config", "build"]
+__all__ = ["CHECKPOINT", "Config", "build", "checkpoint_metadata"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +34,20 @@ def build(g: Graph, c: Config) -> None:
     llama.build(g, c)
 
 
-def _checkpoint_metadata(c: HfConfig) -> dict[str, Any]:
+def checkpoint_metadata(c: HfConfig) -> dict[str, Any]:
+    """Metadata of a checkpoint: the layers from ``max_window_layers`` on may have a window."""
     c.only("hidden_act", "silu", "swish")
-    c.only("use_sliding_window", False)
-    return common_metadata(c)
+    metadata = common_metadata(c)
+    if not c.bool("use_sliding_window", default=False):
+        return metadata
+    c = c.defaulting({"sliding_window": 4096})
+    first = c.int("max_window_layers", default=28, minimum=0, maximum=MAX_LAYERS)
+    return metadata | window_metadata(c, metadata["block_count"], lambda i: i >= first)
 
 
 CHECKPOINT: Final = CheckpointFormat(
     architecture="qwen2",
-    metadata=_checkpoint_metadata,
+    metadata=checkpoint_metadata,
     tensors=llama.TENSORS,
     made=rope_tensors,
 )

@@ -11,7 +11,7 @@ from typing import Final
 from tektra.errors import FormatError, UnsupportedModelError
 from tektra.formats.gguf_metadata import Metadata
 from tektra.graph import RopeLayout, RopeScaling, RopeSpec
-from tektra.models.base import MAX_CONTEXT, Shapes
+from tektra.models.base import LONGROPE_TENSORS, MAX_CONTEXT, OPENED_FOR, Shapes
 
 __all__ = ["read_rope", "read_sliding_rope"]
 
@@ -33,11 +33,15 @@ def read_rope(
 
     Keys below ``{architecture}.rope``: ``dimension_count``, ``freq_base``, ``scaling.type``,
     ``scaling.factor`` (of old ``scale_linear``), ``scaling.original_context_length``,
-    ``scaling.attn_factor``, ``scaling.yarn_*``; and the tensor ``rope_freqs.weight``.
+    ``scaling.attn_factor``, ``scaling.yarn_*``; and the tensors ``rope_freqs.weight``, or
+    ``rope_factors_long.weight`` and ``rope_factors_short.weight`` (LongRoPE, Ding et al.,
+    https://arxiv.org/abs/2402.13753). Of these two it is the long one where the model is opened
+    for a longer context than it was first trained with: one choice for all rows, since keys that
+    are in the cache cannot be rotated anew.
 
     Raises:
         FormatError: a value is out of range.
-        UnsupportedModelError: the scaling is unknown, or LongRoPE.
+        UnsupportedModelError: the scaling is unknown.
     """
     key = f"{architecture}.rope"
     dim = m.int(f"{key}.dimension_count", default=head_dim, minimum=2, maximum=head_dim)
@@ -53,9 +57,31 @@ def read_rope(
         dim=dim,
         base=m.float(f"{key}.freq_base", default=10_000.0, minimum=_MIN_BASE, maximum=_MAX_BASE),
         layout=layout,
-        freq_factors="rope_freqs.weight" if "rope_freqs.weight" in shapes else None,
+        freq_factors=_factors(m, shapes, key, context_length),
     )
     return _scaled(spec, m, key, context_length)
+
+
+def _factors(m: Metadata, shapes: Shapes, key: str, context_length: int) -> str | None:
+    """The tensor that frequencies are divided by."""
+    long_and_short = [name for name in LONGROPE_TENSORS if name in shapes]
+    wanted = m.has(f"{key}.scaling.type") and m.str(f"{key}.scaling.type") == "longrope"
+    if "rope_freqs.weight" in shapes or not (long_and_short or wanted):
+        return "rope_freqs.weight" if "rope_freqs.weight" in shapes else None
+    if len(long_and_short) < len(LONGROPE_TENSORS):
+        raise FormatError(
+            f"rotary positions by LongRoPE ({key}.scaling.type) need the tensors "
+            f"{' and '.join(map(repr, LONGROPE_TENSORS))}, which are not both there",
+            remedy="the file is incomplete, or too old: fetch it again",
+        )
+    original = m.int(
+        f"{key}.scaling.original_context_length",
+        default=context_length,
+        minimum=1,
+        maximum=MAX_CONTEXT,
+    )
+    opened_for = min(m.int(OPENED_FOR, default=original), context_length)
+    return LONGROPE_TENSORS[0 if opened_for > original else 1]
 
 
 def read_sliding_rope(
@@ -84,11 +110,11 @@ def read_sliding_rope(
 def _scaled(spec: RopeSpec, m: Metadata, key: str, context_length: int) -> RopeSpec:
     """The spec with the scaling that the metadata asks for."""
     name = m.str(f"{key}.scaling.type", default="linear")
-    scaling = _SCALINGS.get(name)
+    scaling = RopeScaling.NONE if name == "longrope" else _SCALINGS.get(name)
     if scaling is None:
         raise UnsupportedModelError(
             f"the metadata key {f'{key}.scaling.type'!r} is {name[:64]!r}, which is not supported",
-            remedy=f"supported are: {', '.join(_SCALINGS)}",
+            remedy=f"supported are: {', '.join(_SCALINGS)}, longrope",
         )
     # Every key is read whatever the scaling, so that a bad value is refused wherever it stands.
     # A file without a scaling type has the linear one, by a factor that is 1 where it is absent.
