@@ -185,6 +185,20 @@ def _gpt_oss(name: str, **config: Any) -> MoeVariant:
     return _variant(name, "gpt_oss", long=True, **{**own, **config})
 
 
+def _granite(name: str, kind: str = "granitemoe", **config: Any) -> MoeVariant:
+    own = {
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 40,
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 2.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.3,
+        "attention_bias": False,
+    }
+    return _variant(name, kind, **{**own, **config})
+
+
 MOE: Mapping[str, MoeVariant] = MappingProxyType(
     {
         v.name: v
@@ -203,6 +217,8 @@ MOE: Mapping[str, MoeVariant] = MappingProxyType(
             _qwen3("qwen3moe-tied", tie_word_embeddings=True, mlp_only_layers=[1]),
             _olmoe("olmoe"),
             _olmoe("olmoe-normalized", norm_topk_prob=True, num_key_value_heads=2),
+            _granite("granitemoe"),
+            _granite("granitemoe-shared", "granitemoeshared", shared_intermediate_size=56),
             _gpt_oss("gpt-oss"),
             _gpt_oss("gpt-oss-mxfp4", quantization_config={"quant_method": "mxfp4"}),
             _gpt_oss("gpt-oss-truncated", rope_parameters=_yarn(truncate=True)),

@@ -36,6 +36,8 @@ SAME = (
     "qwen2moe",
     "qwen3moe",
     "olmoe",
+    "granitemoe",
+    "granitemoe-shared",
     # llama.cpp has the blend of YaRN between whole pairs also where OpenAI has not
     "gpt-oss-truncated",
 )
