@@ -49,3 +49,28 @@ def test_rows_of_any_bytes(type_: GGMLType, isa: str) -> None:
         assert (found[finite] == expected[finite]).all()
     finally:
         executable.close()
+
+
+@pytest.mark.parametrize("type_", sorted(DECODABLE_TYPES), ids=lambda t: t.name)
+def test_vectors_of_any_type(type_: GGMLType) -> None:
+    """Norms and biases that a file keeps in another type than F32."""
+    rng = np.random.default_rng(int(type_))
+    rows, width = 5, 256
+    x = rng.standard_normal((rows, width)).astype(np.float32)
+    weights = MemoryWeights().add("x", x).add_random("norm", (width,), type_, rng)
+    weights.add_random("w.bias", (width,), type_, rng)
+    matrix = rng.standard_normal((width, width)).astype(np.float32)
+    weights.add("w.weight", matrix)
+    graph = weights.graph()
+    normed = graph.rms_norm(graph.embed("x"), "norm", 1e-5)
+    graph.output("hidden", graph.select_outputs(graph.linear(normed, "w")))
+    step = make_step([Piece(range(rows), range(num_blocks(rows)), 0, range(rows))])
+    executable = CpuBackend().compile(
+        graph, weights, CompileOptions(num_threads=1, num_kv_blocks=1)
+    )
+    found = executable.run(step, "hidden").copy()
+    executable.close()
+    wide = x.astype(float)
+    wide /= np.sqrt(np.mean(wide * wide, axis=1, keepdims=True) + 1e-5)
+    expected = (wide * weights.floats("norm")) @ matrix.T.astype(float) + weights.floats("w.bias")
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
