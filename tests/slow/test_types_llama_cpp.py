@@ -133,7 +133,7 @@ def test_one_type(type_: GGMLType, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_many_types(seed: int, tmp_path: Path) -> None:
     types = sorted(DECODABLE_TYPES)
-    np.random.default_rng(seed).shuffle(types)  # type: ignore[arg-type]
+    np.random.default_rng(seed).shuffle(types)
     path = tmp_path / f"mixed-{seed}.gguf"
     write(path, types, tied=seed % 2 == 0)
     check(path)
