@@ -150,7 +150,7 @@ def unigram() -> dict[str, Any]:
 
 
 def unigram_metadata(golden: dict[str, Any]) -> dict[str, Any]:
-    return golden["metadata"] | {"tokenizer.ggml.precompiled_charsmap": golden["charsmap"]}
+    return {**golden["metadata"], "tokenizer.ggml.precompiled_charsmap": golden["charsmap"]}
 
 
 def test_unigram_like_sentencepiece(unigram: dict[str, Any]) -> None:
