@@ -1,11 +1,11 @@
 """Files that Tektra quantizes beside those that llama.cpp makes of the same source.
 
-    python -m benchmarks.quantize source-f16.gguf [--imatrix FILE] [--types q4_k_m,q8_0] [--json]
+    python -m benchmarks.quantize source-f16.gguf [--imatrix FILE] [--types q4_k_m,q8_0]
 
-For each mix both quantize the source, one after the other, on as many threads. Compared are the types
-of all tensors, the mean squared errors of the weights, the perplexity of the texts of
-`benchmarks.accuracy` (both files run in Tektra), and the seconds. Of one file the greedy tokens after three
-prompts are compared too, as Tektra and as llama.cpp continue them.
+For each mix both quantize the source, one after the other, on as many threads. Compared are the
+types of all tensors, the mean squared errors of the weights, the perplexity of the texts of
+`benchmarks.accuracy` (both files run in Tektra), and the seconds. Of one file the greedy tokens
+after three prompts are compared too, as Tektra and as llama.cpp continue them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROMPTS = (
     "def mean(values):\n    total = 0.0\n",
     "In winter the lake freezes from its edges inward, because",
 )
-DEFAULT = "q8_0,q6_k,q5_k_m,q5_k_s,q5_1,q5_0,q4_k_m,q4_k_s,q4_1,q4_0,iq4_nl,iq4_xs,q3_k_l,q3_k_m,q3_k_s,q2_k"
+DEFAULT = "q8_0,q6_k,q5_k_m,q5_k_s,q5_1,q5_0,q4_k_m,q4_k_s,q4_1,q4_0,iq4_nl,iq4_xs,q3_k_m,q2_k"
 
 
 def main() -> None:
@@ -132,7 +132,7 @@ def perplexity(path: Path) -> float:
 def tokens(
     source: Path, mix: str, folder: Path, threads: int, python: Path
 ) -> list[dict[str, Any]]:
-    """Where Tektra and llama.cpp continue prompts differently, and how near the two choices were."""
+    """Where Tektra and llama.cpp go on differently, and how near the two choices were."""
     import tektra
 
     path = folder / "greedy.gguf"
@@ -160,7 +160,7 @@ def tokens(
 
 def show(row: dict[str, Any]) -> str:
     return (
-        f"{row['mix']:8} perplexity {row['perplexity']:8.4f} / {row['perplexity_llama_cpp']:8.4f} = "
+        f"{row['mix']:8} perplexity {row['perplexity']:.4f} / {row['perplexity_llama_cpp']:.4f} = "
         f"{row['perplexity_ratio']:.4f}  error {row['error_ratio']:.4f}  seconds "
         f"{row['seconds']:.2f} / {row['seconds_llama_cpp']:.2f}  other types "
         f"{len(row['different_types'])}"

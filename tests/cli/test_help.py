@@ -13,7 +13,17 @@ from tektra._version import __version__
 from tektra.cli.sampling_options import SAMPLING_OPTIONS, option_name, parse_setting
 from tektra.engine.sampling_params import SamplingParams
 
-COMMANDS = ("run", "show", "bench", "perplexity", "embed", "rerank", "quantize", "doctor")
+COMMANDS = (
+    "run",
+    "show",
+    "bench",
+    "perplexity",
+    "embed",
+    "rerank",
+    "quantize",
+    "imatrix",
+    "doctor",
+)
 
 
 def test_version(invoke: Invoke) -> None:

@@ -8,7 +8,7 @@ order a sum by the shape of its operands: results agree to rounding over batches
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -97,7 +97,12 @@ class ReferenceBackend(Backend):
 
 
 class ReferenceExecutable(Executable):
-    """A model in NumPy. Made by `ReferenceBackend.compile`."""
+    """A model in NumPy. Made by `ReferenceBackend.compile`.
+
+    Attributes:
+        observe: is told what goes into each matrix while steps run: the matrix' name, the expert (0
+            where there are none), and float32 [rows, width].
+    """
 
     def __init__(
         self,
@@ -114,6 +119,7 @@ class ReferenceExecutable(Executable):
         self._caches = caches
         self._adapters: dict[int, Mapping[str, LowRankUpdate]] = {}
         self._num_adapters = 0
+        self.observe: Callable[[str, int, NDArray[np.float32]], None] | None = None
         self._linears = {
             name: graph.shape(name)
             for op in graph.ops
@@ -136,6 +142,7 @@ class ReferenceExecutable(Executable):
         check_step(step, self.options, self._table_rows)
         check_adapters(step, self._adapters)
         state = State(step, self._weights, self._caches, self._frequencies, self._adapters)
+        state.observe = self.observe
         for op, dead in program:
             KERNELS[type(op)](op, state)
             for value in dead:

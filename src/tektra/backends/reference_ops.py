@@ -53,6 +53,8 @@ class State:
         frequencies: float64 [dim / 2] radians per position, by rope spec.
         adapters: what each adapter adds, by its id and the name of a matrix.
         values: float32 [rows, width] by value id.
+        observe: is told what goes into each matrix: its name, the expert (0 where there are none),
+            and the rows.
     """
 
     step: Step
@@ -61,6 +63,7 @@ class State:
     frequencies: Mapping[RopeSpec, NDArray[np.float64]]
     adapters: Mapping[int, Mapping[str, LowRankUpdate]] = field(default_factory=dict)
     values: dict[int, F32] = field(default_factory=dict)
+    observe: Callable[[str, int, F32], None] | None = None
 
 
 def embed(op: ops.Embed, s: State) -> None:
@@ -78,6 +81,8 @@ def embed(op: ops.Embed, s: State) -> None:
 def linear(op: ops.Linear, s: State) -> None:
     x = s.values[op.x.id]
     for out, weight, bias in zip(op.outs, op.weights, op.biases, strict=True):
+        if s.observe is not None:
+            s.observe(weight, 0, x)
         y = x @ np.atleast_2d(s.weights[weight]).T
         if bias is not None:
             y += s.weights[bias]
@@ -226,7 +231,11 @@ def moe(op: ops.Moe, s: State) -> None:
         u = x[rows] @ s.weights[up][expert].T
         g = g if gate_bias is None else g + gate_bias[expert]
         u = u if up_bias is None else u + up_bias[expert]
-        y = _gated(spec.function, g, u) @ s.weights[down][expert].T
+        inner = _gated(spec.function, g, u)
+        y = inner @ s.weights[down][expert].T
+        if s.observe is not None:
+            for name, seen in ((gate, x[rows]), (up, x[rows]), (down, inner)):
+                s.observe(name, int(expert), seen)
         answers[rows, ranks] = y if down_bias is None else y + down_bias[expert]
     out = np.zeros_like(x)
     for rank in range(spec.top_k):

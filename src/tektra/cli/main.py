@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from tektra._version import __version__
 from tektra.cli.bench import bench
 from tektra.cli.doctor import doctor
+from tektra.cli.imatrix import imatrix
 from tektra.cli.light_options import lightened
 from tektra.cli.perplexity import perplexity
 from tektra.cli.quantize import quantize
@@ -98,7 +99,7 @@ def _tektra(
     pass
 
 
-for _command in (run, show, bench, perplexity, embed, rerank, quantize, doctor):
+for _command in (run, show, bench, perplexity, embed, rerank, quantize, imatrix, doctor):
     app.command(cls=_Command)(_command)
 
 

@@ -28,7 +28,7 @@ from tektra.errors import FormatError
 if TYPE_CHECKING:
     from tektra.cli.perplexity_runner import Perplexity
 
-__all__ = ["perplexity"]
+__all__ = ["perplexity", "read_text"]
 
 _MAX_FILE_BYTES = 1 << 30
 
@@ -64,8 +64,8 @@ def perplexity(
     """
     from tektra.cli.perplexity_runner import measure_perplexity
 
-    text = _read(file)
-    with open_model(model, settings_from(device, threads, context, kv_type, quant=quant)) as llm:
+    text = read_text(file)
+    with open_model(model, settings_from(device, threads, context, kv_type)) as llm:
         result = measure_perplexity(llm, text, window=context, after_each=_show_running)
     if is_terminal(sys.stderr):
         sys.stderr.write("\r\x1b[K")
@@ -87,7 +87,8 @@ def _show_running(result: Perplexity, windows: int) -> None:
         sys.stderr.flush()
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text in a file of at most 1 GiB; `FormatError` where it is not UTF-8."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)
