@@ -39,7 +39,7 @@ class Shape:
 def moe_cases() -> Iterator[Case]:
     yield from _variants()
     for weight_type in WEIGHT_TYPES:
-        width, inner = (256, 512) if weight_type.block_size == 256 else (96, 160)
+        width, inner = (256, 512) if weight_type.block_size > 32 else (96, 160)
         for rows in (1, 7, 64):
             yield _case("", Shape(rows, 8, width, inner), MoeSpec(8, 2), [weight_type] * 3)
     mixed = [GGMLType.Q4_K, GGMLType.Q8_0, GGMLType.Q6_K]
