@@ -151,6 +151,7 @@ def _memory(
     except TektraError as error:
         memory["problem"] = str(error)
         return None, memory
+    memory["kv_type"] = sizes.options.kv_type  # encoders choose it themselves
     memory["parts"] = dict(use.parts)
     memory["total"] = use.total
     return None, memory
