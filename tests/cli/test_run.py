@@ -162,7 +162,7 @@ def test_an_error_has_message_remedy_and_exit_code_1(invoke: Invoke, fake: list[
     ("make", "message"),
     [
         (lambda folder: folder / "missing.gguf", "there is no file"),
-        (lambda folder: folder, "holds no GGUF file"),
+        (lambda folder: folder, "holds no model"),
         (lambda folder: _written(folder / "empty.gguf", b""), "is empty"),
         (lambda folder: _written(folder / "text.gguf", b"not a model" * 9), "text.gguf"),
         (lambda folder: _written(folder / "short.gguf", b"GGUF\x03\0\0\0"), "short.gguf"),

@@ -40,6 +40,7 @@ def _main() -> None:
     import asyncio  # noqa: F401
     import codecs
 
+    import tektra.models.unread_keys
     import tektra.tokenizer.chat_template  # noqa: F401
     from tektra import LLM
     from tektra.backends.cpu import CpuBackend

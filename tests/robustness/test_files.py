@@ -83,7 +83,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], type[TektraError], str]] = {
     "terminal": (lambda path: Path("/dev/tty"), TektraError, "/dev/tty"),
     "loop of links": (loop, ModelNotFoundError, "cannot be read"),
     "dangling link": (link_to("nowhere"), ModelNotFoundError, "there is no file"),
-    "empty folder": (folder, ModelNotFoundError, "holds no GGUF file"),
+    "empty folder": (folder, ModelNotFoundError, "holds no model"),
     "long name": (lambda path: path.with_name("x" * 5000), ModelNotFoundError, "cannot be read"),
     "below a file": (lambda path: tiny_of(path) / "x.gguf", ModelNotFoundError, "no file"),
     "null character": (lambda path: path.with_name("a\0b.gguf"), TektraError, "a"),
@@ -320,7 +320,7 @@ def no_room(*_: object, **__: object) -> None:
     [
         ("tektra.formats.mapped_file.mmap.mmap", no_room),
         ("tektra.formats.gguf.parse_header", no_memory),
-        ("tektra.engine.loader.load_from_gguf", no_memory),
+        ("tektra.engine.model_files.load_from_gguf", no_memory),
         ("tektra.backends.cpu._load_weights", no_memory),
     ],
 )
