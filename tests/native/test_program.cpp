@@ -62,7 +62,7 @@ class Toy {
             op(OpCode::kRope, {q, table_rows}, {q}, {}, {kHead, kHead, 1});
             op(OpCode::kRope, {k, table_rows}, {k}, {}, {kHead, kHead, 1});
             op(OpCode::kAttention, {q, k, v}, {attended}, {-1},
-               {layer, kHeads, kKvHeads, kHead, kHead, 0, 1}, {0.25f, 0.0f});
+               {layer, kHeads, kKvHeads, kHead, kHead, 0, 1, 0, 0}, {0.25f, 0.0f});
             op(OpCode::kLinear, {attended, x}, {x}, {matrix(kWidth, kWidth, scale), -1}, {1, 1});
             op(OpCode::kLinear, {x}, {gate, up},
                {matrix(kFfn, kWidth, scale), matrix(kFfn, kWidth, scale), -1, -1}, {0, 1});
