@@ -52,7 +52,7 @@ class FakeLLM:
 
     @property
     def capabilities(self) -> SimpleNamespace:
-        return SimpleNamespace(chat_template=self.chat_template, context=CONTEXT)
+        return SimpleNamespace(generation=True, chat_template=self.chat_template, context=CONTEXT)
 
     def stats(self) -> EngineStats:
         return EngineStats(requests_finished=len(self.requests), memory={"weights": 2048})

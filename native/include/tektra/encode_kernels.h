@@ -3,7 +3,7 @@
 // where there is one, from an importance matrix.
 //
 // Results are the same to the bit on every instruction set: blocks are encoded side by side, one a
-// lane, and each lane has its own sequence of operations. formats/encode_*.py is the readable twin.
+// lane, and each lane has its own sequence of operations.
 #pragma once
 
 #include <cstddef>

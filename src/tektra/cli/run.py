@@ -96,7 +96,7 @@ def _run(
     )
     paths, scales = adapter_options(adapter)
     with open_model(model, settings, adapters=paths) as llm:
-        if not raw and not llm.capabilities.chat_template:
+        if not raw and llm.capabilities.generation and not llm.capabilities.chat_template:
             raise TemplateError(
                 "the model has no chat template",
                 remedy="--raw with a PROMPT continues the prompt as it is",
