@@ -38,8 +38,9 @@ MAX_THREADS = 1024
 MAX_CONTEXT = 2**27
 DEFAULT_PACKED_CACHE = 8 << 30
 
-KvType = Literal["f16", "int8"]
-"""What keys and values are kept as: float16, or int8 with a scale for each head of a token."""
+KvType = Literal["f16", "int8", "f32"]
+"""What keys and values are kept as: float16, int8 with a scale for each head of a token, or
+float32, which rounds nothing. The order is that of the native core's ``KvType``."""
 
 KV_TYPES: tuple[KvType, ...] = get_args(KvType)
 
@@ -131,7 +132,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TEKTRA_DEVICE", "device", f"what computes: {', '.join(DEVICES)}", _device),
     Variable("TEKTRA_THREADS", "threads", "threads that compute", _whole_number(MAX_THREADS)),
     Variable("TEKTRA_CONTEXT", "context", "tokens of context", _whole_number(MAX_CONTEXT)),
-    Variable("TEKTRA_KV_TYPE", "kv_type", "what keys and values are kept as: f16, int8", _kv_type),
+    Variable(
+        "TEKTRA_KV_TYPE", "kv_type", "what keys and values are kept as: f16, int8, f32", _kv_type
+    ),
     Variable("TEKTRA_QUANT", "quant", "what float weights are quantized to at load", _mix),
     Variable("TEKTRA_ISA", "isa", "instruction set of the native core, for tests", _isa),
     Variable(

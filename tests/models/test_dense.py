@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.models.page import Measured
 
 from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
+from tektra.config import KvType
 from tektra.engine.model_files import open_model
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.gguf_writer import write_gguf
@@ -52,12 +54,14 @@ def logits_of(
     form: str,
     folder: Path,
     metadata: dict[str, Any] | None = None,
+    *,
+    kv_type: KvType = "f16",
 ) -> NDArray[np.float32]:
     """Writes the variant in a form, opens it, and runs its text."""
     path = write(v, form, folder, metadata)
     with open_model(path) as file:
         model = draw(file.metadata, file.tensors, context=v.context)
-        executable = backend.compile(model.graph, file, OPTIONS)
+        executable = backend.compile(model.graph, file, replace(OPTIONS, kv_type=kv_type))
         try:
             return run_text(executable, token_ids(v).tolist(), v.rows)
         finally:
@@ -85,10 +89,13 @@ def difference(out: NDArray[np.float32], expected: NDArray[np.float32]) -> float
     return float(np.abs(out - expected).max() / np.abs(expected).max())
 
 
-def errors_of(v: DenseVariant, backend: Backend, form: str, folder: Path) -> float:
+def errors_of(
+    v: DenseVariant, backend: Backend, form: str, folder: Path, kv_type: KvType = "f16"
+) -> float:
     """How far the logits of a variant are from those of transformers."""
     with np.load(GOLDENS) as goldens:
-        return difference(logits_of(v, backend, form, folder), goldens[v.name])
+        out = logits_of(v, backend, form, folder, kv_type=kv_type)
+        return difference(out, goldens[v.name])
 
 
 def measured(v: DenseVariant, form: str, backend: str, error: float) -> Measured:
@@ -116,6 +123,20 @@ def test_float32_cache(
 ) -> None:
     error = errors_of(DENSE[name], ReferenceBackend(kv_dtype="float32"), form, tmp_path)
     record_error(measured(DENSE[name], form, "reference, f32", error))
+    assert error < FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", DENSE)
+def test_float32_cache_of_other_backends(
+    name: str,
+    form: str,
+    other_backend: Backend,
+    tmp_path: Path,
+    record_error: Callable[[Measured], None],
+) -> None:
+    error = errors_of(DENSE[name], other_backend, form, tmp_path, kv_type="f32")
+    record_error(measured(DENSE[name], form, f"{other_backend.name}, f32", error))
     assert error < FLOAT32_TOLERANCE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,7 @@ from tests.models.page import Measured
 
 from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
+from tektra.config import KvType
 from tektra.engine.model_files import open_model
 from tektra.formats.ggml_types import GGMLType
 from tektra.formats.gguf_writer import write_gguf
@@ -53,6 +55,7 @@ def logits_of(
     metadata: dict[str, Any] | None = None,
     *,
     form: Form = "GGUF",
+    kv_type: KvType = "f16",
 ) -> NDArray[np.float32]:
     """Writes the variant in a form, opens it, and runs its text."""
     path = folder / form
@@ -66,7 +69,7 @@ def logits_of(
         write_checkpoint(path, checkpoint_config(variant), checkpoint_weights(variant), shards=3)
     with open_model(path) as file:
         model = draw(file.metadata, file.tensors)
-        executable = backend.compile(model.graph, file, OPTIONS)
+        executable = backend.compile(model.graph, file, replace(OPTIONS, kv_type=kv_type))
         try:
             return run_text(executable, token_ids(variant).tolist(), variant.rows)
         finally:
@@ -108,6 +111,22 @@ def test_float32_cache(
     reference = ReferenceBackend(kv_dtype="float32")
     error = difference(logits_of(VARIANTS[name], reference, tmp_path, form=form), goldens[name])
     record_error(measured(VARIANTS[name], form, "reference, f32", error))
+    assert error < FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_float32_cache_of_other_backends(
+    name: str,
+    form: Form,
+    other_backend: Backend,
+    goldens: dict[str, NDArray[Any]],
+    tmp_path: Path,
+    record_error: Callable[[Measured], None],
+) -> None:
+    out = logits_of(VARIANTS[name], other_backend, tmp_path, form=form, kv_type="f32")
+    error = difference(out, goldens[name])
+    record_error(measured(VARIANTS[name], form, f"{other_backend.name}, f32", error))
     assert error < FLOAT32_TOLERANCE
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,7 @@ from tests.models.page import Measured
 
 from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
+from tektra.config import KvType
 from tektra.engine.model_files import open_model
 from tektra.errors import FormatError, UnsupportedModelError
 from tektra.formats.ggml_types import GGMLType
@@ -56,6 +58,8 @@ def logits_of(
     form: Form,
     folder: Path,
     metadata: dict[str, Any] | None = None,
+    *,
+    kv_type: KvType = "f16",
 ) -> NDArray[np.float32]:
     """Writes the variant in a form, opens it, and runs its text."""
     path = folder / form
@@ -69,7 +73,7 @@ def logits_of(
         write_checkpoint(path, variant.config, checkpoint_weights(variant), shards=3)
     with open_model(path) as file:
         model = draw(file.metadata, file.tensors)
-        executable = backend.compile(model.graph, file, OPTIONS)
+        executable = backend.compile(model.graph, file, replace(OPTIONS, kv_type=kv_type))
         try:
             return run_text(executable, token_ids(variant).tolist(), variant.rows)
         finally:
@@ -81,10 +85,13 @@ def difference(out: NDArray[np.float32], expected: NDArray[np.float32]) -> float
     return float(np.abs(out - expected).max() / np.abs(expected).max())
 
 
-def errors_of(variant: MoeVariant, backend: Backend, form: Form, folder: Path) -> float:
+def errors_of(
+    variant: MoeVariant, backend: Backend, form: Form, folder: Path, kv_type: KvType = "f16"
+) -> float:
     """How far the logits of a variant are from those of transformers."""
     with np.load(GOLDENS) as goldens:
-        return difference(logits_of(variant, backend, form, folder), goldens[variant.name])
+        out = logits_of(variant, backend, form, folder, kv_type=kv_type)
+        return difference(out, goldens[variant.name])
 
 
 def measured(variant: MoeVariant, form: str, backend: str, error: float) -> Measured:
@@ -113,6 +120,22 @@ def test_float32_cache(
     error = errors_of(MOE[name], ReferenceBackend(kv_dtype="float32"), form, tmp_path)
     record_error(measured(MOE[name], form, "reference, f32", error))
     assert error < FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", MOE)
+def test_float32_cache_of_other_backends(
+    name: str,
+    form: Form,
+    other_backend: Backend,
+    tmp_path: Path,
+    record_error: Callable[[Measured], None],
+) -> None:
+    error = errors_of(MOE[name], other_backend, form, tmp_path, kv_type="f32")
+    record_error(measured(MOE[name], form, f"{other_backend.name}, f32", error))
+    # where experts are quantized, backends may round rows to int8
+    quantized = MOE[name].is_mxfp4 and form == "safetensors"
+    assert error < (TOLERANCES["moe-int8"].largest if quantized else FLOAT32_TOLERANCE)
 
 
 @pytest.mark.parametrize("form", FORMS)

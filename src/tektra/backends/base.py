@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,9 @@ KV_BLOCK_SIZE = 32
 It is also the tile in which attention reduces, so changing it changes results in the last bits.
 """
 
-CacheType = Literal[KvType, "f32"]
-"""What a backend can keep keys and values as. ``"f32"`` rounds nothing: for graphs whose rows all
-come in one step (encoders), which keep them for its length only."""
+CacheType: TypeAlias = KvType
+"""What a backend can keep keys and values as. ``"f32"`` rounds nothing: encoders, whose rows all
+come in one step, have always that."""
 
 CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
 

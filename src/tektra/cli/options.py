@@ -126,8 +126,8 @@ KvTypeOption: TypeAlias = Annotated[
         "--kv-type",
         callback=_known_kv_type,
         metavar="NAME",
-        help="What keys and values are kept as: f16, or int8 in nearly half the memory. [default: "
-        "TEKTRA_KV_TYPE, else f16]",
+        help="What keys and values are kept as: f16, int8 in nearly half the memory, or f32. "
+        "[default: TEKTRA_KV_TYPE, else f16]",
     ),
 ]
 
