@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.fixtures.checkpoint_files import write_checkpoint
-from tests.goldens.variants_encoder import Encoder, checkpoint_weights, config_json
+from tests.goldens.encoder_model import checkpoint_weights, config_json
+from tests.goldens.variants_encoder import Encoder
 from tests.tokenizer.test_encoder_tokenizers import wordpiece_json
 
 from tektra import LLM

@@ -9,7 +9,6 @@ comparison.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,17 +16,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tests.goldens.seeds import F32, generator, neighbours_rotated, seal, text
+from tests.goldens.variants_dense import DENSE as OTHERS
+from tests.goldens.variants_gemma import GEMMAS
 
 __all__ = [
+    "DENSE",
     "DenseVariant",
     "checkpoint_weights",
     "fingerprint",
     "gguf_weights",
     "token_ids",
-    "variant",
 ]
-
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +120,14 @@ def variant(
     )
 
 
+DENSE: Mapping[str, DenseVariant] = MappingProxyType(
+    {spec["name"]: variant(**spec) for spec in (*GEMMAS, *OTHERS)}
+)
+
+
 def token_ids(v: DenseVariant) -> NDArray[np.int32]:
     """The text of the variant: int32 [num_tokens]."""
-    rng = np.random.default_rng(zlib.crc32(f"{v.name} tokens".encode()))
-    ids: NDArray[np.int32] = rng.integers(0, v.vocab_size, v.num_tokens).astype(np.int32)
-    return ids
+    return text(v.name, v.num_tokens, v.vocab_size)
 
 
 def checkpoint_weights(v: DenseVariant) -> dict[str, F32]:
@@ -133,7 +136,7 @@ def checkpoint_weights(v: DenseVariant) -> dict[str, F32]:
     The spread is such that attention is neither flat nor one-hot, so that each part of the model
     shows in the logits.
     """
-    rng = np.random.default_rng(zlib.crc32(v.name.encode()))
+    rng = generator(v.name)
     weights: dict[str, F32] = {}
     for name, shape, spread, mean in _tensors(v):
         weights[name] = (rng.standard_normal(shape) * spread + mean).astype(np.float32)
@@ -202,10 +205,7 @@ def _tensors(v: DenseVariant) -> Iterator[Tensor]:
 
 def fingerprint(v: DenseVariant) -> int:
     """Checksum of text and weights: tells whether the seed still makes what it made."""
-    crc = zlib.crc32(token_ids(v).tobytes())
-    for array in checkpoint_weights(v).values():
-        crc = zlib.crc32(array.tobytes(), crc)
-    return crc
+    return seal([token_ids(v), *checkpoint_weights(v).values()])
 
 
 _GLOBAL_NAMES = MappingProxyType(
@@ -250,7 +250,7 @@ def gguf_weights(v: DenseVariant) -> dict[str, F32]:
             "self_attn.k_proj": v.num_key_value_heads,
         }
         if v.architecture in _PERMUTED and part in heads:
-            array = _permute(array, heads[part])
+            array = neighbours_rotated(array, heads[part])
         ours = _LAYER_NAMES[part]
         if part == "post_attention_layernorm" and (
             v.model_type in ("gemma2", "gemma3_text", *_OLMOS)
@@ -265,9 +265,3 @@ def gguf_weights(v: DenseVariant) -> dict[str, F32]:
         if factors is not None:
             weights[f"{tensor}.weight"] = np.array(factors, np.float32)
     return weights
-
-
-def _permute(array: F32, heads: int) -> F32:
-    """Rows of each head from halves to neighbours: (0, n/2, 1, n/2 + 1, ...)."""
-    halves = array.reshape(heads, 2, len(array) // heads // 2, -1)
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)

@@ -21,12 +21,12 @@ import numpy as np
 import peft
 import safetensors.numpy
 import torch
-import transformers
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from seeded_adapters import (
+from tests.goldens.make_model_goldens import logits_of, transformers_model
+from tests.goldens.seeded_adapters import (
     ADAPTERS,
     COMBINATIONS,
     SeededAdapter,
@@ -34,42 +34,13 @@ from seeded_adapters import (
     peft_config,
     peft_weights,
 )
-from seeded_model import VARIANTS, Variant, checkpoint_weights, token_ids
+from tests.goldens.seeded_model import VARIANTS, Variant, checkpoint_weights
 
-CLASSES: dict[str, tuple[Any, Any]] = {
-    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
-}
 OUT = Path(__file__).parent / "adapters"
 
 
-def base_model(v: Variant) -> Any:
-    make_config, make_model = CLASSES[v.architecture]
-    extra: dict[str, Any] = {}
-    if v.architecture == "llama":
-        extra = {"attention_bias": v.attention_bias, "mlp_bias": v.mlp_bias, "head_dim": v.head_dim}
-    config = make_config(
-        vocab_size=v.vocab,
-        hidden_size=v.hidden,
-        intermediate_size=v.ffn,
-        num_hidden_layers=v.layers,
-        num_attention_heads=v.heads,
-        num_key_value_heads=v.kv_heads,
-        max_position_embeddings=v.context,
-        rms_norm_eps=v.eps,
-        tie_word_embeddings=v.tied,
-        rope_parameters=dict(v.rope),
-        attn_implementation="eager",
-        **extra,
-    )
-    model = make_model(config).to(torch.float32).eval()
-    state = {name: torch.from_numpy(array) for name, array in checkpoint_weights(v).items()}
-    model.load_state_dict(state, strict=not v.tied)
-    return model
-
-
 def logits(v: Variant, adapters: Sequence[SeededAdapter]) -> NDArray[np.float32]:
-    model = base_model(v)
+    model = transformers_model(v, rope=dict(v.rope))
     if adapters:
         first, *more = adapters
         wrapped = peft.get_peft_model(
@@ -89,9 +60,7 @@ def logits(v: Variant, adapters: Sequence[SeededAdapter]) -> NDArray[np.float32]
             write_config(wrapped, a, v)
         wrapped.base_model.set_adapter([a.name for a in adapters])
         model = wrapped.eval()
-    with torch.no_grad():
-        out = model(torch.from_numpy(token_ids(v).astype(np.int64))[None]).logits
-    return np.asarray(out[0].numpy(), np.float32)
+    return logits_of(model, v)
 
 
 def write_config(wrapped: Any, a: SeededAdapter, v: Variant) -> None:

@@ -4,7 +4,7 @@ Run it in an environment of its own with torch (CPU), transformers and NumPy:
 
     python tests/goldens/make_encoder_goldens.py
 
-It needs nothing of Tektra. Weights are not stored: `variants_encoder.py` makes them from a seed.
+It needs nothing of Tektra. Weights are not stored: `encoder_model.py` makes them from a seed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from variants_encoder import (
-    ENCODERS,
-    Encoder,
+from tests.goldens.encoder_model import (
     checkpoint_weights,
     config_json,
     fingerprint,
     segments,
     token_ids,
 )
+from tests.goldens.variants_encoder import ENCODERS, Encoder
 
 OUT = Path(__file__).parent / "models" / "encoder.npz"
 

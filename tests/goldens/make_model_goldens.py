@@ -18,9 +18,9 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from seeded_model import VARIANTS, Variant, checkpoint_weights, fingerprint, token_ids
+from tests.goldens.seeded_model import VARIANTS, Variant, checkpoint_weights, fingerprint, token_ids
 
 OUT = Path(__file__).parent / "models" / "logits.npz"
 CLASSES: dict[str, tuple[Any, Any]] = {
@@ -29,8 +29,8 @@ CLASSES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def logits(v: Variant, *, rope: dict[str, Any]) -> NDArray[np.float32]:
-    """float32 [num_tokens, vocab] by transformers, in float32 with plain attention."""
+def transformers_model(v: Variant, *, rope: dict[str, Any]) -> Any:
+    """The variant in transformers: float32, with plain attention."""
     make_config, make_model = CLASSES[v.architecture]
     extra: dict[str, Any] = {}
     if v.architecture == "llama":
@@ -55,9 +55,19 @@ def logits(v: Variant, *, rope: dict[str, Any]) -> NDArray[np.float32]:
     tied = {"lm_head.weight"} if v.tied else set()
     if set(missing) - tied or unexpected:
         raise SystemExit(f"{v.name}: missing {missing}, unexpected {unexpected}")
+    return model
+
+
+def logits_of(model: Any, v: Variant) -> NDArray[np.float32]:
+    """float32 [num_tokens, vocab] of the variant's text."""
     with torch.no_grad():
         out = model(torch.from_numpy(token_ids(v).astype(np.int64))[None]).logits
     return np.asarray(out[0].numpy(), np.float32)
+
+
+def logits(v: Variant, *, rope: dict[str, Any]) -> NDArray[np.float32]:
+    """What the variant computes with these rotary positions."""
+    return logits_of(transformers_model(v, rope=rope), v)
 
 
 def main() -> None:

@@ -23,9 +23,10 @@ import transformers
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from moe_model import MOE, MoeVariant, checkpoint_weights, fingerprint, token_ids
+from tests.goldens.moe_model import checkpoint_weights, fingerprint, token_ids
+from tests.goldens.variants_moe import MOE, MoeVariant
 
 OUT = Path(__file__).parent / "models" / "moe.npz"
 

@@ -321,99 +321,6 @@ def smollm_golden(path: Path) -> None:
     write("smollm2", {"ids": [oracle(t, add_special_tokens=False).input_ids for t in ALL_TEXTS]})
 
 
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "Weather of a place, \u00b0C & \u00b0F <now>",
-            "parameters": {
-                "type": "object",
-                "properties": {"place": {"type": "string"}, "days": {"type": "integer"}},
-                "required": ["place"],
-            },
-        },
-    }
-]
-CALL = {
-    "type": "function",
-    "function": {"name": "get_weather", "arguments": {"place": "K\u00f6ln"}},
-}
-CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
-    "one": [{"role": "user", "content": "Hello there"}],
-    "turns": [
-        {"role": "system", "content": "  Be brief. "},
-        {"role": "user", "content": "Hi \U0001f600\n\nhow are you?"},
-        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nFine, thanks.  "},
-        {"role": "user", "content": " \u4f60\u597d  'quoted' \"text\" <b>&amp;</b> "},
-    ],
-    "tools": [
-        {"role": "user", "content": "Weather in K\u00f6ln?"},
-        {"role": "assistant", "content": None, "tool_calls": [CALL]},
-        {"role": "tool", "content": '{"temp": 12.5}'},
-        {"role": "assistant", "content": "12.5 degrees."},
-        {"role": "user", "content": "Thanks"},
-    ],
-    "parts": [
-        {"role": "system", "content": [{"type": "text", "text": "See images."}]},
-        {
-            "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": " What is this? "}],
-        },
-    ],
-    "wrong order": [
-        {"role": "assistant", "content": "Me first"},
-        {"role": "assistant", "content": "Me too"},
-    ],
-}
-OPTIONS: list[dict[str, Any]] = [
-    {"add_generation_prompt": True},
-    {"add_generation_prompt": False},
-    {"add_generation_prompt": True, "tools": TOOLS},
-    {"add_generation_prompt": True, "enable_thinking": False},
-]
-
-
-def template_goldens() -> None:
-    """What transformers renders from each template; nothing where the template refuses."""
-    tokenizer = Tokenizer(models.BPE())
-    cases = []
-    for path in sorted((FOLDER / "templates").glob("*.jinja")):
-        oracle = PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
-        )
-        oracle.chat_template = path.read_text("utf-8")
-        for name, messages in CONVERSATIONS.items():
-            for number, options in enumerate(OPTIONS):
-                try:
-                    text = oracle.apply_chat_template(messages, tokenize=False, **options)
-                except Exception:
-                    text = None
-                cases.append([path.stem, name, number, text])
-    content = {"conversations": CONVERSATIONS, "options": OPTIONS, "cases": cases}
-    write("rendered", content)
-
-
-def chat_golden() -> None:
-    """Token ids of conversations, by a tokenizer and a template together."""
-    golden = json.loads((FOLDER / "bpe_qwen2.json").read_text("ascii"))
-    oracle = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(golden["tokenizer_json"])),
-        eos_token="<|im_end|>",
-    )
-    oracle.chat_template = (FOLDER / "templates" / "qwen.jinja").read_text("utf-8")
-    names = ("one", "turns", "tools")
-    write(
-        "chat",
-        {
-            name: oracle.apply_chat_template(
-                CONVERSATIONS[name], add_generation_prompt=True, return_dict=False
-            )
-            for name in names
-        },
-    )
-
-
 def differing(decoded: Iterable[str]) -> dict[str, str]:
     """What ids decode to, by the number of the text, where it is not the text itself."""
     pairs = enumerate(zip(ALL_TEXTS, decoded, strict=True))
@@ -431,8 +338,6 @@ def main() -> None:
     bpe_goldens()
     spm_goldens()
     llama_json_golden()
-    template_goldens()
-    chat_golden()
     if len(sys.argv) > 1:
         smollm_golden(Path(sys.argv[1]))
 

@@ -6,14 +6,13 @@ Made alike by the golden script and by the tests. Needs NumPy alone, and nothing
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from tests.goldens.seeds import F32, generator, neighbours_rotated, seal
 
 __all__ = [
     "ADAPTERS",
@@ -25,7 +24,6 @@ __all__ = [
     "peft_weights",
 ]
 
-F32 = NDArray[np.float32]
 Weights = Mapping[str, F32]
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -102,7 +100,7 @@ def peft_weights(a: SeededAdapter, model: Weights) -> dict[str, F32]:
 
     They are large enough to change every logit.
     """
-    rng = np.random.default_rng(zlib.crc32(f"{a.name} adapter".encode()))
+    rng = generator(f"{a.name} adapter")
     weights: dict[str, F32] = {}
     for name, matrix in _targets(a, model).items():
         rank = _of(a.rank_pattern, name, a.r)
@@ -146,10 +144,7 @@ def peft_config(a: SeededAdapter) -> dict[str, Any]:
 
 def adapter_fingerprint(a: SeededAdapter, model: Weights) -> int:
     """Checksum of the weights: tells whether the seed still makes what it made."""
-    crc = 0
-    for array in peft_weights(a, model).values():
-        crc = zlib.crc32(array.tobytes(), crc)
-    return crc
+    return seal(peft_weights(a, model).values())
 
 
 _NAMES = MappingProxyType(
@@ -186,8 +181,7 @@ def gguf_adapter(
             target = f"blk.{name.split('.')[2]}.{_NAMES[part]}.weight"
         if base.architecture == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
             heads = base.heads if part == "self_attn.q_proj" else base.kv_heads
-            halves = up.reshape(heads, 2, len(up) // heads // 2, rank)
-            up = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(up.shape)
+            up = neighbours_rotated(up, heads)
         tensors[f"{target}.lora_a"] = down
         tensors[f"{target}.lora_b"] = (up * np.float32(scale * rank / a.alpha)).astype(np.float32)
     metadata = {

@@ -8,7 +8,6 @@ fault of ours cannot be in both halves of a comparison.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tests.goldens.seeds import F32, generator, neighbours_rotated, seal, text
 
 __all__ = [
     "VARIANTS",
@@ -27,8 +27,6 @@ __all__ = [
     "gguf_weights",
     "token_ids",
 ]
-
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +141,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 
 def token_ids(v: Variant) -> NDArray[np.int32]:
     """The text of the variant: int32 [num_tokens]."""
-    rng = np.random.default_rng(zlib.crc32(f"{v.name} tokens".encode()))
-    return rng.integers(0, v.vocab, v.num_tokens).astype(np.int32)
+    return text(v.name, v.num_tokens, v.vocab)
 
 
 def checkpoint_weights(v: Variant) -> dict[str, F32]:
@@ -153,7 +150,7 @@ def checkpoint_weights(v: Variant) -> dict[str, F32]:
     The spread is such that attention is neither flat nor one-hot, so that each part of the model
     shows in the logits.
     """
-    rng = np.random.default_rng(zlib.crc32(v.name.encode()))
+    rng = generator(v.name)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> F32:
         spread = gain / math.sqrt(columns)
@@ -192,10 +189,7 @@ def checkpoint_weights(v: Variant) -> dict[str, F32]:
 
 def fingerprint(v: Variant) -> int:
     """Checksum of text and weights: tells whether the seed still makes what it made."""
-    crc = zlib.crc32(token_ids(v).tobytes())
-    for array in checkpoint_weights(v).values():
-        crc = zlib.crc32(array.tobytes(), crc)
-    return crc
+    return seal([token_ids(v), *checkpoint_weights(v).values()])
 
 
 _GLOBAL_NAMES = MappingProxyType(
@@ -226,17 +220,11 @@ def gguf_weights(v: Variant) -> dict[str, F32]:
             continue
         _, _, layer, part = stem.split(".", 3)
         if v.architecture == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
-            array = _permute(array, v.heads if part == "self_attn.q_proj" else v.kv_heads)
+            array = neighbours_rotated(array, v.heads if part == "self_attn.q_proj" else v.kv_heads)
         weights[f"blk.{layer}.{_LAYER_NAMES[part]}.{kind}"] = array
     if v.rope["rope_type"] == "llama3":
         weights["rope_freqs.weight"] = _llama3_factors(v)
     return weights
-
-
-def _permute(array: F32, heads: int) -> F32:
-    """Rows of each head from halves to neighbours: (0, n/2, 1, n/2 + 1, ...)."""
-    halves = array.reshape(heads, 2, len(array) // heads // 2, -1)
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
 
 
 def _llama3_factors(v: Variant) -> F32:

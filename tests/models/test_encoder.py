@@ -12,9 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.backends.steps import Piece, make_step, num_blocks
 from tests.fixtures.checkpoint_files import write_checkpoint
-from tests.goldens.variants_encoder import (
-    ENCODERS,
-    Encoder,
+from tests.goldens.encoder_model import (
     checkpoint_weights,
     config_json,
     fingerprint,
@@ -23,15 +21,15 @@ from tests.goldens.variants_encoder import (
     segments,
     token_ids,
 )
+from tests.goldens.variants_encoder import ENCODERS, Encoder
 from tests.models.page import Measured
+from tests.models.small_models import write_floats
 
 from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
 from tektra.engine.model_files import open_model
 from tektra.errors import FormatError, UnsupportedModelError
-from tektra.formats.ggml_types import GGMLType
 from tektra.formats.gguf import GGUFFile
-from tektra.formats.gguf_writer import write_gguf
 from tektra.models.base import draw
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "models" / "encoder.npz"
@@ -48,12 +46,9 @@ def goldens() -> dict[str, NDArray[Any]]:
 
 def write(variant: Encoder, folder: Path, metadata: dict[str, Any] | None = None) -> Path:
     """Writes the variant as GGUF."""
-    write_gguf(
-        folder / "model.gguf",
-        metadata or gguf_metadata(variant),
-        [(n, a.shape, GGMLType.F32, a) for n, a in gguf_weights(variant).items()],
+    return write_floats(
+        folder / "model.gguf", metadata or gguf_metadata(variant), gguf_weights(variant)
     )
-    return folder / "model.gguf"
 
 
 def write_directory(variant: Encoder, folder: Path) -> Path:

@@ -1,148 +1,66 @@
-"""Logits of small random models against transformers: every variant, on every backend."""
+"""Logits of small random decoders against transformers: every variant, form and backend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from tests.backends.steps import run_text
-from tests.fixtures.checkpoint_files import write_checkpoint
-from tests.goldens.seeded_model import (
-    VARIANTS,
-    Variant,
-    checkpoint_config,
-    checkpoint_weights,
-    fingerprint,
-    gguf_metadata,
-    gguf_weights,
-    token_ids,
-)
+from tests.backends.tolerances import TOLERANCES
 from tests.models.page import Measured
+from tests.models.small_models import FLOAT16_TOLERANCE, FLOAT32_TOLERANCE, FORMS, MODELS, Form
 
-from tektra.backends.base import Backend, CompileOptions
+from tektra.backends.base import Backend
 from tektra.backends.reference import ReferenceBackend
-from tektra.config import KvType
-from tektra.engine.model_files import open_model
-from tektra.formats.ggml_types import GGMLType
-from tektra.formats.gguf_writer import write_gguf
-from tektra.models.base import draw
 
-GOLDENS = Path(__file__).parents[1] / "goldens" / "models" / "logits.npz"
-OPTIONS = CompileOptions(max_rows=256, max_outputs=8, num_kv_blocks=8)
-Form = Literal["GGUF", "safetensors"]
-FORMS = get_args(Form)
-FLOAT32_TOLERANCE = 1e-4
-"""Of the largest logit, where keys and values are kept as float32 like in transformers."""
-FLOAT16_TOLERANCE = 3e-3
-"""The same where they are rounded to float16: 2^-11 each, times what two layers make of it."""
+EXACT = ReferenceBackend(kv_dtype="float32")
 
 
-@pytest.fixture(scope="module")
-def goldens() -> dict[str, NDArray[Any]]:
-    with np.load(GOLDENS) as arrays:
-        return dict(arrays)
-
-
-def logits_of(
-    variant: Variant,
-    backend: Backend,
-    folder: Path,
-    metadata: dict[str, Any] | None = None,
-    *,
-    form: Form = "GGUF",
-    kv_type: KvType = "f16",
-) -> NDArray[np.float32]:
-    """Writes the variant in a form, opens it, and runs its text."""
-    path = folder / form
-    if form == "GGUF":
-        write_gguf(
-            path,
-            metadata or gguf_metadata(variant),
-            [(n, a.shape, GGMLType.F32, a) for n, a in gguf_weights(variant).items()],
-        )
-    else:
-        write_checkpoint(path, checkpoint_config(variant), checkpoint_weights(variant), shards=3)
-    with open_model(path) as file:
-        model = draw(file.metadata, file.tensors)
-        executable = backend.compile(model.graph, file, replace(OPTIONS, kv_type=kv_type))
-        try:
-            return run_text(executable, token_ids(variant).tolist(), variant.rows)
-        finally:
-            executable.close()
-
-
-def difference(out: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Largest difference as a share of the largest logit."""
-    return float(np.abs(out - expected).max() / np.abs(expected).max())
-
-
-def measured(variant: Variant, form: str, backend: str, error: float) -> Measured:
-    """For the page of models."""
-    return Measured(
-        architecture=variant.architecture,
-        form=form,
-        backend=backend,
-        variant=variant.name,
-        error=error,
-    )
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_seed_makes_the_same_model(name: str, goldens: dict[str, NDArray[Any]]) -> None:
-    assert fingerprint(VARIANTS[name]) == goldens[f"{name} fingerprint"], (
-        "the random generator changed: run tests/goldens/make_model_goldens.py again"
-    )
+@pytest.mark.parametrize("name", MODELS)
+def test_seed_makes_the_same_model(name: str) -> None:
+    made, golden = MODELS[name].fingerprints()
+    assert made == golden, "the random generator changed: run `make goldens`"
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", MODELS)
 def test_float32_cache(
-    name: str,
-    form: Form,
-    goldens: dict[str, NDArray[Any]],
-    tmp_path: Path,
-    record_error: Callable[[Measured], None],
+    name: str, form: Form, tmp_path: Path, record_error: Callable[[Measured], None]
 ) -> None:
-    reference = ReferenceBackend(kv_dtype="float32")
-    error = difference(logits_of(VARIANTS[name], reference, tmp_path, form=form), goldens[name])
-    record_error(measured(VARIANTS[name], form, "reference, f32", error))
+    error = MODELS[name].error(EXACT, form, tmp_path)
+    record_error(MODELS[name].measured(form, "reference, f32", error))
     assert error < FLOAT32_TOLERANCE
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", MODELS)
 def test_float32_cache_of_other_backends(
     name: str,
     form: Form,
     other_backend: Backend,
-    goldens: dict[str, NDArray[Any]],
     tmp_path: Path,
     record_error: Callable[[Measured], None],
 ) -> None:
-    out = logits_of(VARIANTS[name], other_backend, tmp_path, form=form, kv_type="f32")
-    error = difference(out, goldens[name])
-    record_error(measured(VARIANTS[name], form, f"{other_backend.name}, f32", error))
-    assert error < FLOAT32_TOLERANCE
+    error = MODELS[name].error(other_backend, form, tmp_path, kv_type="f32")
+    record_error(MODELS[name].measured(form, f"{other_backend.name}, f32", error))
+    int8 = MODELS[name].rounds_rows(form)
+    assert error < (TOLERANCES["moe-int8"].largest if int8 else FLOAT32_TOLERANCE)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", MODELS)
 def test_each_backend(
     name: str,
     form: Form,
     backend: Backend,
-    goldens: dict[str, NDArray[Any]],
     tmp_path: Path,
     record_error: Callable[[Measured], None],
 ) -> None:
-    error = difference(logits_of(VARIANTS[name], backend, tmp_path, form=form), goldens[name])
-    record_error(measured(VARIANTS[name], form, f"{backend.name}, f16", error))
-    assert error < FLOAT16_TOLERANCE
+    error = MODELS[name].error(backend, form, tmp_path)
+    record_error(MODELS[name].measured(form, f"{backend.name}, f16", error))
+    int8 = MODELS[name].rounds_rows(form)
+    assert error < (TOLERANCES["moe-int8"].largest if int8 else FLOAT16_TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +74,70 @@ def test_each_backend(
         ("llama-theta", "llama.rope.freq_base", 4.9e5),
         ("llama-bias", "llama.attention.layer_norm_rms_epsilon", 1e-6),
         ("qwen2-mha", "qwen2.rope.freq_base", 9e5),
+        ("gemma3-tied", "gemma3.attention.sliding_window", 15),
+        ("gemma3-tied", "gemma3.rope.freq_base_swa", 1.1e4),
+        ("gemma3-linear", "gemma3.rope.scaling.factor", 7.0),
+        ("gemma3-other", "gemma3.attention.scale", 0.21),
+        ("gemma3-other", "gemma3.attention.sliding_window_pattern", [False, True, False, False]),
+        ("gemma3-other", "gemma3.final_logit_softcapping", 5.0),
+        ("gemma2-capped", "gemma2.attn_logit_softcapping", 2.1),
+        ("gemma2-capped", "gemma2.final_logit_softcapping", 6.1),
+        ("gemma2-capped", "gemma2.attention.sliding_window", 17),
+        ("gemma-other", "gemma.attention.layer_norm_rms_epsilon", 1e-6),
+        ("qwen3-window", "qwen3.attention.sliding_window", 13),
+        ("qwen3-window", "qwen3.attention.sliding_window_pattern", 2),
+        ("phi3-window", "phi3.attention.sliding_window", 11),
+        ("phi3-partial", "phi3.rope.dimension_count", 16),
+        ("phi3-longrope-long", "phi3.rope.scaling.attn_factor", 1.2),
+        ("phi3-longrope-long", "phi3.rope.scaling.original_context_length", 256),
+        ("granite-scaled-tied", "granite.embedding_scale", 12.1),
+        ("granite-scaled-tied", "granite.residual_scale", 0.23),
+        ("granite-scaled-tied", "granite.attention.scale", 0.21),
+        ("granite-scaled-tied", "granite.logit_scale", 5.1),
+        ("granite-bias", "granite.attention.layer_norm_rms_epsilon", 5e-3),
+        ("granite-linear", "granite.rope.scaling.finetuned", False),
+        ("olmo3-yarn", "olmo2.attention.sliding_window_pattern", [True, True, False, True, True]),
+        ("olmo3-yarn", "olmo2.rope.freq_base_swa", 4e5),
+        ("smollm3-tied", "smollm3.rope.freq_base", 1.9e6),
+        ("mistral-window", "llama.attention.sliding_window", 13),
+        ("mixtral", "llama.expert_used_count", 3),
+        ("mixtral", "llama.expert_weights_norm", False),
+        ("mixtral", "llama.expert_gating_func", 2),
+        ("mixtral", "llama.expert_weights_scale", 1.001),
+        ("mixtral-window", "llama.attention.sliding_window", 21),
+        ("qwen2moe", "qwen2moe.expert_weights_norm", True),
+        ("qwen3moe", "qwen3moe.expert_weights_norm", False),
+        ("olmoe", "olmoe.expert_used_count", 5),
+        ("gpt-oss", "gpt-oss.attention.sliding_window", 25),
+        ("gpt-oss", "gpt-oss.rope.scaling.yarn_truncate", True),
+        ("gpt-oss-types", "gpt-oss.attention.sliding_window_pattern", [True, False, True]),
     ],
 )
-def test_comparison_can_fail(
-    name: str, key: str, value: float | str, goldens: dict[str, NDArray[Any]], tmp_path: Path
-) -> None:
+def test_comparison_can_fail(name: str, key: str, value: Any, tmp_path: Path) -> None:
     """Each of these keys matters: a slightly wrong value is far outside the tolerance."""
-    metadata = gguf_metadata(VARIANTS[name])
-    assert metadata[key] != value
+    metadata = MODELS[name].metadata
+    assert metadata.get(key) != value
     metadata[key] = value
-    out = logits_of(VARIANTS[name], ReferenceBackend(kv_dtype="float32"), tmp_path, metadata)
-    assert difference(out, goldens[name]) > FLOAT32_TOLERANCE
+    assert MODELS[name].error(EXACT, "GGUF", tmp_path, metadata) > FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("gemma3-tied", ["attention.sliding_window_pattern", "rope.freq_base_swa"]),
+        ("gemma2-defaults", ["attn_logit_softcapping", "final_logit_softcapping"]),
+        ("gemma2-defaults", ["attention.sliding_window", "rope.freq_base"]),
+        ("olmo3-yarn", ["attention.sliding_window_pattern"]),
+        ("granite-plain", ["embedding_scale", "residual_scale", "rope.dimension_count"]),
+        ("smollm3-bias", ["vocab_size", "rope.dimension_count"]),
+        ("phi3-mha", ["attention.sliding_window", "rope.scaling.original_context_length"]),
+    ],
+)
+def test_what_files_leave_out(name: str, keys: list[str], tmp_path: Path) -> None:
+    """Files without these keys, as older converters made them, are what they are meant to be."""
+    model = MODELS[name]
+    metadata = model.metadata
+    for key in keys:
+        metadata.pop(f"{model.variant.architecture}.{key}", None)
+    assert metadata != model.metadata or name == "gemma3-tied"
+    assert model.error(EXACT, "GGUF", tmp_path, metadata) < FLOAT32_TOLERANCE

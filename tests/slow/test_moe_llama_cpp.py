@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.backends.steps import run_text
-from tests.goldens.moe_model import MOE, MoeVariant, gguf_metadata, gguf_weights, token_ids
+from tests.goldens.moe_model import gguf_metadata, gguf_weights, token_ids
+from tests.goldens.variants_moe import MOE, MoeVariant
 
 from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.reference import ReferenceBackend
