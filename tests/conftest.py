@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
+if str(ROOT) not in sys.path:  # the tests share helpers as tests.backends.*
+    sys.path.insert(0, str(ROOT))
+
+from tests.backends.present import all_backends, other_backends  # noqa: E402
+
+from tektra.backends.base import Backend  # noqa: E402
 
 # How long an example takes says more of the machine than of the code; tests have a timeout.
 settings.register_profile("tektra", deadline=None)
@@ -61,6 +70,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     page.update(measured)
     terminalreporter.write_line(f"docs/models.md: {len(measured)} comparisons")
+
+
+@pytest.fixture(params=sorted(all_backends()))
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend that is present."""
+    return all_backends()[request.param]()
+
+
+@pytest.fixture(params=sorted(other_backends()))
+def other_backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend but the reference."""
+    return other_backends()[request.param]()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.goldens.keep import keep
 from tests.goldens.make_model_goldens import logits_of, transformers_model
 from tests.goldens.seeded_adapters import (
     ADAPTERS,
@@ -94,11 +95,7 @@ def main() -> None:
         arrays[f"{name} fingerprint"] = np.array(
             adapter_fingerprint(a, checkpoint_weights(VARIANTS[a.base]))
         )
-    versions = [f"torch {torch.__version__}", f"peft {peft.__version__}"]
-    np.savez_compressed(
-        OUT / "logits.npz", allow_pickle=False, versions=np.array(versions), **arrays
-    )
-    print(OUT / "logits.npz", (OUT / "logits.npz").stat().st_size, "bytes")
+    keep(OUT / "logits.npz", arrays, "torch", "peft")
 
 
 if __name__ == "__main__":

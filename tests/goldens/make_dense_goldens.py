@@ -27,6 +27,7 @@ from tests.goldens.dense_model import (
     fingerprint,
     token_ids,
 )
+from tests.goldens.keep import keep
 
 OUT = Path(__file__).parent / "models" / "dense.npz"
 
@@ -59,15 +60,7 @@ def main() -> None:
         arrays[name] = full[list(v.rows)]
         arrays[f"{name} fingerprint"] = np.array(fingerprint(v))
         print(f"{name:18} max |logit| {np.abs(full).max():.2f}")
-    np.savez_compressed(
-        OUT,
-        allow_pickle=False,
-        versions=np.array(
-            [f"torch {torch.__version__}", f"transformers {transformers.__version__}"]
-        ),
-        **arrays,
-    )
-    print(OUT, OUT.stat().st_size, "bytes")
+    keep(OUT, arrays, "torch", "transformers")
 
 
 if __name__ == "__main__":

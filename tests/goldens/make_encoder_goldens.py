@@ -27,6 +27,7 @@ from tests.goldens.encoder_model import (
     segments,
     token_ids,
 )
+from tests.goldens.keep import keep
 from tests.goldens.variants_encoder import ENCODERS, Encoder
 
 OUT = Path(__file__).parent / "models" / "encoder.npz"
@@ -63,15 +64,7 @@ def main() -> None:
             arrays[f"{name} scores"] = out["scores"]
         arrays[f"{name} fingerprint"] = np.array(fingerprint(v))
         print(f"{name:20} max |hidden| {np.abs(out['hidden']).max():.2f} {out.get('scores', '')}")
-    np.savez_compressed(
-        OUT,
-        allow_pickle=False,
-        versions=np.array(
-            [f"torch {torch.__version__}", f"transformers {transformers.__version__}"]
-        ),
-        **arrays,
-    )
-    print(OUT, OUT.stat().st_size, "bytes")
+    keep(OUT, arrays, "torch", "transformers")
 
 
 if __name__ == "__main__":

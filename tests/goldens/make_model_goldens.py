@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.goldens.keep import keep
 from tests.goldens.seeded_model import VARIANTS, Variant, checkpoint_weights, fingerprint, token_ids
 
 OUT = Path(__file__).parent / "models" / "logits.npz"
@@ -81,16 +82,7 @@ def main() -> None:
         arrays[name] = full[list(v.rows)]
         arrays[f"{name} fingerprint"] = np.array(fingerprint(v))
         print(f"{name:18} max |logit| {np.abs(full).max():.2f}  effect of scaling {change:.3f}")
-    OUT.parent.mkdir(exist_ok=True)
-    np.savez_compressed(
-        OUT,
-        allow_pickle=False,
-        versions=np.array(
-            [f"torch {torch.__version__}", f"transformers {transformers.__version__}"]
-        ),
-        **arrays,
-    )
-    print(OUT, OUT.stat().st_size, "bytes")
+    keep(OUT, arrays, "torch", "transformers")
 
 
 if __name__ == "__main__":

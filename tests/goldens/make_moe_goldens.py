@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.goldens.keep import keep
 from tests.goldens.moe_model import checkpoint_weights, fingerprint, token_ids
 from tests.goldens.variants_moe import MOE, MoeVariant
 
@@ -67,15 +68,7 @@ def main() -> None:
         arrays[name] = full[list(v.rows)]
         arrays[f"{name} fingerprint"] = np.array(fingerprint(v))
         print(f"{name:24} max |logit| {np.abs(full).max():.2f}")
-    np.savez_compressed(
-        OUT,
-        allow_pickle=False,
-        versions=np.array(
-            [f"torch {torch.__version__}", f"transformers {transformers.__version__}"]
-        ),
-        **arrays,
-    )
-    print(OUT, OUT.stat().st_size, "bytes")
+    keep(OUT, arrays, "torch", "transformers")
 
 
 if __name__ == "__main__":

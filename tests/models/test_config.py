@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.goldens.seeded_model import VARIANTS, Variant, gguf_metadata, gguf_weights
+from tests.models.bad_values import BAD, headers
 
 from tektra.errors import FormatError, UnsupportedModelError
 from tektra.formats.ggml_types import GGMLType
@@ -46,28 +47,10 @@ def full_metadata(variant: Variant) -> dict[str, Any]:
 
 
 def tensors_of(variant: Variant) -> dict[str, TensorInfo]:
-    return {
-        name: TensorInfo(
-            name=name, shape=a.shape, type=GGMLType.F32, file=0, offset=0, nbytes=a.nbytes
-        )
-        for name, a in gguf_weights(variant).items()
-    }
+    return headers(gguf_weights(variant))
 
 
 TENSORS: Mapping[str, dict[str, TensorInfo]] = {v.name: tensors_of(v) for v in (LLAMA, QWEN2)}
-
-BAD: Mapping[str, Any] = {
-    "zero": 0,
-    "minus-one": -1,
-    "max-int32": 2**31 - 1,
-    "max-uint64": 2**64 - 1,
-    "nan": math.nan,
-    "inf": math.inf,
-    "string": "many",
-    "bool": True,
-    "list": [1, 2, 3],
-    "missing": None,
-}
 
 ALLOWED = {
     # Zero says "none" in these.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tests.fixtures.checkpoint_files import write_checkpoint
 from tests.goldens.moe_model import checkpoint_weights, gguf_metadata, gguf_weights
 from tests.goldens.variants_moe import MOE, MoeVariant
+from tests.models.bad_values import BAD, headers
 from tests.models.small_models import write_floats
 
 from tektra.engine.model_files import open_model
@@ -103,18 +104,6 @@ def test_experts_that_do_not_fit_together(
 # What is wrong ends in an error that names it
 
 ERRORS = ("mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt-oss")
-BAD: dict[str, Any] = {
-    "zero": 0,
-    "minus-one": -1,
-    "max-int32": 2**31 - 1,
-    "max-uint64": 2**64 - 1,
-    "nan": math.nan,
-    "inf": math.inf,
-    "string": "many",
-    "bool": True,
-    "list": [1, 2, 3],
-    "missing": None,
-}
 KEYS = (
     "expert_count",
     "expert_used_count",
@@ -141,10 +130,7 @@ ALLOWED = {
 
 
 def tensors_of(variant: MoeVariant) -> dict[str, TensorInfo]:
-    return {
-        name: TensorInfo(name, a.shape, GGMLType.F32, 0, 0, a.nbytes)
-        for name, a in gguf_weights(variant).items()
-    }
+    return headers(gguf_weights(variant))
 
 
 def says_nothing(name: str, key: str, bad: str) -> bool:

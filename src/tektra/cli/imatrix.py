@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 
-from tektra.cli.options import JsonOption, whole_number
+from tektra.cli.options import JsonOption, WindowOption, whole_number
 from tektra.cli.perplexity import read_text
 from tektra.cli.progress_bar import progress_bar
 from tektra.cli.render import print_json
-from tektra.config import MAX_CONTEXT
 from tektra.errors import InvalidParameterError
 
 __all__ = ["imatrix"]
@@ -36,15 +35,7 @@ def imatrix(
         Path,
         typer.Option("-o", "--out", metavar="FILE", help="To write.", show_default=False),
     ],
-    context: Annotated[
-        int,
-        typer.Option(
-            "--context",
-            callback=whole_number(MAX_CONTEXT, 4),
-            metavar="N",
-            help="Tokens in a window.",
-        ),
-    ] = 512,
+    context: WindowOption = 512,
     windows: Annotated[
         int | None,
         typer.Option(

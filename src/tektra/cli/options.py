@@ -19,6 +19,7 @@ __all__ = [
     "ModelArgument",
     "QuantOption",
     "ThreadsOption",
+    "WindowOption",
     "adapter_options",
     "whole_number",
 ]
@@ -65,6 +66,16 @@ DeviceOption: TypeAlias = Annotated[
         metavar="NAME",
         help="What computes: auto (the fastest there is), cpu, reference, cuda or metal. "
         "[default: TEKTRA_DEVICE, else auto]",
+    ),
+]
+
+WindowOption: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--context",
+        callback=whole_number(MAX_CONTEXT, 4),
+        metavar="N",
+        help="Tokens in a window.",
     ),
 ]
 

@@ -18,11 +18,10 @@ from tektra.cli.options import (
     ModelArgument,
     QuantOption,
     ThreadsOption,
-    whole_number,
+    WindowOption,
 )
 from tektra.cli.render import is_terminal, print_json
 from tektra.cli.session import open_model, settings_from
-from tektra.config import MAX_CONTEXT
 from tektra.errors import FormatError
 
 if TYPE_CHECKING:
@@ -38,15 +37,7 @@ def perplexity(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A text in UTF-8.", show_default=False)
     ],
-    context: Annotated[
-        int,
-        typer.Option(
-            "--context",
-            callback=whole_number(MAX_CONTEXT, 4),
-            metavar="N",
-            help="Tokens in a window.",
-        ),
-    ] = 512,
+    context: WindowOption = 512,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     kv_type: KvTypeOption = None,

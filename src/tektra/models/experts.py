@@ -13,10 +13,28 @@ from tektra.formats.gguf_metadata import Metadata
 from tektra.formats.hf_config import HfConfig
 from tektra.graph import Activation, ClampedGate, Graph, LayerWeights, MoeSpec, Scoring, Value
 from tektra.models.base import MAX_WIDTH, Shapes
+from tektra.models.checkpoint_format import Part, Target, To
 
-__all__ = ["MAX_EXPERTS", "expert_metadata", "is_dense", "mixture", "read_experts"]
+__all__ = [
+    "MAX_EXPERTS",
+    "STACKED_EXPERTS",
+    "expert_metadata",
+    "is_dense",
+    "mixture",
+    "read_experts",
+]
 
 MAX_EXPERTS: Final = 1 << 12
+STACKED_EXPERTS: Final[dict[str, Target]] = {
+    "model.layers.{i}.mlp.gate": "blk.{i}.ffn_gate_inp",
+    "model.layers.{i}.mlp.experts.gate_up_proj": (
+        To("blk.{i}.ffn_gate_exps.weight", Part(0, 2)),
+        To("blk.{i}.ffn_up_exps.weight", Part(1, 2)),
+    ),
+    "model.layers.{i}.mlp.experts.down_proj": "blk.{i}.ffn_down_exps.weight",
+}
+"""Names of router and experts as newer versions of transformers hold them, whatever the model."""
+
 _MAX_SCALE = 1e6
 # ``expert_gating_func``; 0 is what the architecture has by itself, 3 a softmax of the chosen.
 _SOFTMAX, _SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3

@@ -11,8 +11,8 @@ from tektra.formats.hf_config import HfConfig
 from tektra.models import llama
 from tektra.models.base import MAX_CONTEXT
 from tektra.models.checkpoint_config import common_metadata
-from tektra.models.checkpoint_format import CheckpointFormat, Part, To
-from tektra.models.experts import expert_metadata
+from tektra.models.checkpoint_format import CheckpointFormat
+from tektra.models.experts import STACKED_EXPERTS, expert_metadata
 
 __all__ = ["CHECKPOINT", "Config", "build"]
 
@@ -39,13 +39,7 @@ CHECKPOINT: Final = CheckpointFormat(
         f"{_MOE}.experts.{{e}}.w1": "blk.{i}.ffn_gate_exps",
         f"{_MOE}.experts.{{e}}.w2": "blk.{i}.ffn_down_exps",
         f"{_MOE}.experts.{{e}}.w3": "blk.{i}.ffn_up_exps",
-        # as newer versions of transformers hold them
-        "model.layers.{i}.mlp.gate": "blk.{i}.ffn_gate_inp",
-        "model.layers.{i}.mlp.experts.gate_up_proj": (
-            To("blk.{i}.ffn_gate_exps.weight", Part(0, 2)),
-            To("blk.{i}.ffn_up_exps.weight", Part(1, 2)),
-        ),
-        "model.layers.{i}.mlp.experts.down_proj": "blk.{i}.ffn_down_exps.weight",
+        **STACKED_EXPERTS,
     },
     made=llama.CHECKPOINT.made,
 )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 from tektra.formats.hf_config import HfConfig
 from tektra.graph import RopeLayout
 from tektra.models import llama
+from tektra.models.base import MAX_CONTEXT
 from tektra.models.checkpoint_config import common_metadata, rope_tensors
 from tektra.models.checkpoint_format import CheckpointFormat
 from tektra.models.checkpoint_windows import window_metadata
@@ -30,6 +31,8 @@ class Config(llama.Config):
 
 def _checkpoint_metadata(c: HfConfig) -> dict[str, Any]:
     c.only("hidden_act", "silu", "swish")
+    # LongRoPE's, but all files have it: a bad value is refused wherever it stands.
+    c.int("original_max_position_embeddings", default=1, minimum=1, maximum=MAX_CONTEXT)
     metadata = common_metadata(c, default_eps=1e-5)
     return metadata | window_metadata(c, metadata["block_count"])
 

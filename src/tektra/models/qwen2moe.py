@@ -12,8 +12,8 @@ from tektra.formats.hf_config import HfConfig
 from tektra.models import llama, qwen2
 from tektra.models.base import MAX_LAYERS, MAX_WIDTH
 from tektra.models.checkpoint_config import common_metadata, rope_tensors
-from tektra.models.checkpoint_format import CheckpointFormat, Part, Target, To
-from tektra.models.experts import expert_metadata
+from tektra.models.checkpoint_format import CheckpointFormat, Target
+from tektra.models.experts import STACKED_EXPERTS, expert_metadata
 from tektra.models.qwen2 import build
 
 __all__ = ["CHECKPOINT", "TENSORS", "Config", "build", "sparse_metadata"]
@@ -45,16 +45,10 @@ def _checkpoint_metadata(c: HfConfig) -> dict[str, Any]:
 _MLP = "model.layers.{i}.mlp"
 TENSORS: Final[dict[str, Target]] = {
     **llama.TENSORS,
-    f"{_MLP}.gate": "blk.{i}.ffn_gate_inp",
     f"{_MLP}.experts.{{e}}.gate_proj": "blk.{i}.ffn_gate_exps",
     f"{_MLP}.experts.{{e}}.up_proj": "blk.{i}.ffn_up_exps",
     f"{_MLP}.experts.{{e}}.down_proj": "blk.{i}.ffn_down_exps",
-    # as newer versions of transformers hold them
-    f"{_MLP}.experts.gate_up_proj": (
-        To("blk.{i}.ffn_gate_exps.weight", Part(0, 2)),
-        To("blk.{i}.ffn_up_exps.weight", Part(1, 2)),
-    ),
-    f"{_MLP}.experts.down_proj": "blk.{i}.ffn_down_exps.weight",
+    **STACKED_EXPERTS,
 }
 """Names of a checkpoint of this shape -> GGUF's."""
 
