@@ -106,7 +106,8 @@ format: $(DEV) ## format the sources, and fix what ruff can fix
 
 # The module is loaded by a Python that was not built with AddressSanitizer, so the sanitizer is
 # loaded before it, and the C++ library as well, where it has to find how exceptions are thrown.
-# `-S` keeps the installed package out of the way; memory that Python itself still holds at exit is
+# What asks for more memory than there is gets none, as elsewhere. `-S` keeps
+# the installed package out of the way; memory that Python itself still holds at exit is
 # no leak of ours.
 ASAN := build/asan
 .PHONY: asan
@@ -124,7 +125,7 @@ asan: $(RUNTIME) $(DEV) $(SMOLLM2) ## native tests, and Python tests of what rea
 	runtime="$$("$$cxx" -print-file-name=libasan.so)"; \
 	library="$$("$$cxx" -print-file-name=libstdc++.so)"; \
 	test -f "$$runtime" || { echo 'The Python half of make asan needs GCC on Linux' >&2; exit 1; }; \
-	LD_PRELOAD="$$runtime $$library" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$runtime $$library" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	    PYTHONPATH="$(ASAN)/python:$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	    $(PY) -S -m pytest -q -p no:cacheprovider -o pythonpath=$(ASAN)/python -o timeout=600 \
 	    $(wildcard tests/formats tests/adapters tests/backends tests/engine tests/robustness) $(PYTEST_ARGS)

@@ -285,7 +285,9 @@ def test_make_help_lists_every_target(make_folder: Path) -> None:
 def test_slow_folder_is_off_unless_asked_for(pytester: pytest.Pytester) -> None:
     pytester.mkdir("tests")
     pytester.mkdir("tests/slow")
-    shutil.copy(ROOT / "tests" / "conftest.py", pytester.path / "tests")
+    pytester.mkdir("tests/backends")
+    for name in ("conftest.py", "backends/present.py"):
+        shutil.copy(ROOT / "tests" / name, pytester.path / "tests" / name)
     for name in ("test_fast.py", "slow/test_long.py"):
         (pytester.path / "tests" / name).write_text("def test_it(): pass\n", encoding="utf-8")
 

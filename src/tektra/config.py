@@ -75,6 +75,13 @@ def _kv_type(text: str) -> KvType:
     return cast("KvType", text.lower())
 
 
+def _context_policy(text: str) -> str:
+    # What is kept of a context is known to tektra.engine.sliding, which refuses too much.
+    if not re.fullmatch(r"stop|slide(:[0-9]{1,9})?", text.lower()):
+        raise ValueError("stop, slide, or slide:N, where N first tokens stay")
+    return text.lower()
+
+
 def _whole_number(highest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         allowed = f"a whole number from 1 to {highest}"
@@ -133,6 +140,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TEKTRA_THREADS", "threads", "threads that compute", _whole_number(MAX_THREADS)),
     Variable("TEKTRA_CONTEXT", "context", "tokens of context", _whole_number(MAX_CONTEXT)),
     Variable(
+        "TEKTRA_CONTEXT_POLICY",
+        "context_policy",
+        "what happens to texts beyond it: stop, slide, slide:N",
+        _context_policy,
+    ),
+    Variable(
         "TEKTRA_KV_TYPE", "kv_type", "what keys and values are kept as: f16, int8, f32", _kv_type
     ),
     Variable("TEKTRA_QUANT", "quant", "what float weights are quantized to at load", _mix),
@@ -157,6 +170,8 @@ class Settings:
         device: one of `DEVICES`; ``"auto"`` takes the fastest that is present.
         threads: threads that compute; None: one for each physical core of this process.
         context: tokens that a sequence can hold; None: chosen from the model and the memory.
+        context_policy: what happens to texts beyond it: they end (``"stop"``), or their middle
+            gives way to what is new (``"slide"``, ``"slide:N"`` with N first tokens that stay).
         kv_type: one of `KV_TYPES`, what keys and values are kept as.
         quant: a mix that float weights are quantized to when they are loaded; None: they are not.
         isa: instruction set that the native core must use; None: the best there is.
@@ -169,6 +184,7 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     context: int | None = None
+    context_policy: str = "stop"
     kv_type: KvType = "f16"
     quant: str | None = None
     isa: str | None = None

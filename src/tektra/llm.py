@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 
 from tektra.engine.adapters import AdapterChoice, adapter_uses
 from tektra.engine.asked_model import AskedModel, Requests
-from tektra.engine.local_model import LLMOptions
+from tektra.engine.llm_options import LLMOptions
 from tektra.engine.outputs import Chunk, Completion
 from tektra.engine.prompts import Message, Prompt, PromptList
 from tektra.engine.sampling_params import SamplingParams
@@ -34,10 +34,15 @@ class LLM(AskedModel):
         context: most tokens of one sequence, prompt and answer together; None: ``TEKTRA_CONTEXT``,
             else what the model was made for, 4096 at most, and less where memory is short.
             `capabilities` says what was chosen.
+        context_policy: what happens to texts that grow beyond it. ``"stop"``: answers end there,
+            and longer prompts are refused. ``"slide"``: the first 64 tokens and the newest stay,
+            what is between them gives way, and answers go on, as long as ``max_tokens`` says (else
+            for as many tokens as the context has); `Completion.dropped_tokens` tells how much did.
+            ``"slide:N"``: N first tokens stay. None: ``TEKTRA_CONTEXT_POLICY``, else ``"stop"``.
         max_batch: requests that run at once; further ones wait.
         max_rows: most tokens of prompts in one step. More is faster, and takes memory.
-        kv_type: of keys and values: ``"f16"``, or ``"int8"``, half of that and a little rounded;
-            None: ``TEKTRA_KV_TYPE``, else ``"f16"``.
+        kv_type: of keys and values: ``"f16"``, ``"int8"``, half of that and a little rounded, or
+            ``"f32"``; None: ``TEKTRA_KV_TYPE``, else ``"f16"``.
         quant: what float weights are quantized to while they are loaded, a mix such as ``"q8_0"``
             or ``"q4_k"`` (docs/quantize.md); None: ``TEKTRA_QUANT``, else they stay as they are.
         max_waiting: most requests that may wait; None for no bound.

@@ -17,7 +17,8 @@ from tests.fixtures.fake_executable import FakeExecutable  # noqa: E402
 from tests.fixtures.tiny_model import write_tiny_model  # noqa: E402
 
 from tektra.backends.base import CompileOptions  # noqa: E402
-from tektra.engine.engine import Engine, EngineOptions  # noqa: E402
+from tektra.engine.engine import Engine  # noqa: E402
+from tektra.engine.options import EngineOptions  # noqa: E402
 from tektra.formats.gguf import GGUFFile  # noqa: E402
 from tektra.tokenizer import Tokenizer, load_from_gguf  # noqa: E402
 

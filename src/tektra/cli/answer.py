@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tektra.engine.sampling_params import SamplingParams
     from tektra.llm import LLM
 
-__all__ = ["Answer", "stream_answer", "timings_line"]
+__all__ = ["Answer", "dropped_line", "stream_answer", "timings_line"]
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -102,6 +102,14 @@ def _raise_failure(answer: Answer) -> None:
     completion = answer.completion
     if completion is not None and completion.finish_reason == "error":
         raise completion.error or BackendError("the request failed")
+
+
+def dropped_line(completion: Completion) -> str:
+    """Says that the context slid."""
+    return (
+        f"the context is full: {completion.dropped_tokens} tokens gave way between the first and "
+        "the newest ones"
+    )
 
 
 def timings_line(completion: Completion) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tektra.cli.answer import stream_answer, timings_line
+from tektra.cli.answer import dropped_line, stream_answer, timings_line
 from tektra.cli.chat_commands import COMMANDS, Chat, run_command
 from tektra.cli.conversation import Conversation
 from tektra.cli.line_editor import ReadLine, line_reader, typing_unseen
@@ -101,7 +101,7 @@ def _answer(chat: Chat, *, verbose: bool) -> None:
             raise TektraError(
                 error.message,
                 remedy="/undo takes the last exchange back, /clear begins anew; or run with a "
-                "larger --context",
+                "larger --context, or with --context-policy slide",
             ) from None
         raise
     if answer.interrupted and not answer.text:
@@ -113,6 +113,8 @@ def _answer(chat: Chat, *, verbose: bool) -> None:
         _note("stopped; what was said so far is kept")
     if answer.completion is not None:
         chat.last = answer.completion
+        if answer.completion.dropped_tokens:
+            _note(dropped_line(answer.completion))
         if answer.completion.finish_reason == "length":
             _note("the answer was cut: max_tokens or the context is used up")
         if verbose:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, TypeAlias
 
@@ -13,6 +14,7 @@ from tektra.config import DEVICES, KV_TYPES, MAX_CONTEXT, MAX_THREADS
 __all__ = [
     "AdapterOption",
     "ContextOption",
+    "ContextPolicyOption",
     "DeviceOption",
     "JsonOption",
     "KvTypeOption",
@@ -39,6 +41,12 @@ def whole_number(high: int, low: int = 1) -> Callable[[int | None], int | None]:
 def _known_device(value: str | None) -> str | None:
     if value is not None and value not in DEVICES:
         raise typer.BadParameter(f"{value!r} is none of {', '.join(DEVICES)}")
+    return value
+
+
+def _known_policy(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"stop|slide(:[0-9]{1,9})?", value):
+        raise typer.BadParameter(f"{value[:60]!r} is none of stop, slide, slide:N")
     return value
 
 
@@ -128,6 +136,18 @@ ContextOption: TypeAlias = Annotated[
         metavar="N",
         help="Tokens that prompt and answer may have together. [default: TEKTRA_CONTEXT, else "
         "chosen by model and memory]",
+    ),
+]
+
+ContextPolicyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--context-policy",
+        callback=_known_policy,
+        metavar="NAME",
+        help="What happens to texts beyond the context: stop ends answers and refuses prompts; "
+        "slide keeps the first tokens and the newest, and goes on; slide:N keeps N first ones. "
+        "[default: TEKTRA_CONTEXT_POLICY, else stop]",
     ),
 ]
 

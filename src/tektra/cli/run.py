@@ -14,6 +14,7 @@ import typer
 from tektra.cli.options import (
     AdapterOption,
     ContextOption,
+    ContextPolicyOption,
     DeviceOption,
     JsonOption,
     KvTypeOption,
@@ -66,6 +67,7 @@ def _run(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     context: ContextOption = None,
+    context_policy: ContextPolicyOption = None,
     kv_type: KvTypeOption = None,
     adapter: AdapterOption = None,
     quant: QuantOption = None,
@@ -92,7 +94,13 @@ def _run(
     system = None if system is None else _utf8(system, "--system")
     _check_usage(text, given, system=system, raw=raw, json=json)
     settings = settings_from(
-        device, threads, context, kv_type, packed_cache=0 if no_packed_cache else None, quant=quant
+        device,
+        threads,
+        context,
+        kv_type,
+        packed_cache=0 if no_packed_cache else None,
+        quant=quant,
+        context_policy=context_policy,
     )
     paths, scales = adapter_options(adapter)
     with open_model(model, settings, adapters=paths) as llm:
@@ -140,13 +148,15 @@ def _answer_once(
     verbose: bool,
     adapters: Mapping[str, float],
 ) -> None:
-    from tektra.cli.answer import stream_answer, timings_line
+    from tektra.cli.answer import dropped_line, stream_answer, timings_line
 
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
     answer = stream_answer(llm, text if raw else messages, params, show=not json, adapters=adapters)
     if answer.interrupted:
         raise typer.Exit(130)
+    if answer.completion is not None and answer.completion.dropped_tokens:
+        print(dropped_line(answer.completion), file=sys.stderr)
     if json:
         print_json(_as_json(model, answer, params))
     if verbose and answer.completion is not None:

@@ -30,6 +30,7 @@ def settings_from(
     kv_type: str | None = None,
     packed_cache: int | None = None,
     quant: str | None = None,
+    context_policy: str | None = None,
 ) -> Settings:
     """The environment's settings, with those replaced that an option gives.
 
@@ -43,6 +44,7 @@ def settings_from(
         "kv_type": kv_type,
         "packed_cache": packed_cache,
         "quant": quant,
+        "context_policy": context_policy,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(Settings.from_environment(), **chosen)  # type: ignore[arg-type]
@@ -67,6 +69,7 @@ def open_model(
             device=select_backend(settings.device),
             threads=settings.threads,
             context=settings.context,
+            context_policy=settings.context_policy,
             kv_type=settings.kv_type,
             quant=settings.quant,
             max_batch=1,  # one person asks, one question at a time

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 
 from tektra.backends.base import KV_BLOCK_SIZE, Executable
@@ -19,6 +18,7 @@ from tektra.engine.adapters import Adapters
 from tektra.engine.calls import Calls
 from tektra.engine.intake import Intake
 from tektra.engine.jobs import Job, Listener
+from tektra.engine.options import EngineOptions
 from tektra.engine.request import Request
 from tektra.engine.scheduler import ScheduledRows, Scheduler
 from tektra.engine.stats import EngineStats, StatsRecorder
@@ -32,32 +32,7 @@ from tektra.errors import (
 )
 from tektra.tokenizer.base import Tokenizer
 
-__all__ = ["Engine", "EngineOptions", "RequestHandle"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """Bounds on what an engine takes on.
-
-    Attributes:
-        context: most tokens of a sequence that the model reads.
-        max_sequences: most sequences that run at once.
-        max_waiting: most requests that may wait for that; None for no bound.
-        prefix_cache: whether beginnings that were computed before are reused.
-        seed: where the seeds of requests that name none come from, in order of arrival; None for
-            the operating system's random numbers.
-        whole: whether each sequence runs in one step as a whole, as encoders need it.
-        step_rows: rows that are put together into one step, where sequences run whole; a longer
-            sequence has one of its own.
-    """
-
-    context: int
-    max_sequences: int = 8
-    max_waiting: int | None = None
-    prefix_cache: bool = True
-    seed: int | None = None
-    whole: bool = False
-    step_rows: int | None = None
+__all__ = ["Engine", "RequestHandle"]
 
 
 class RequestHandle:
@@ -116,6 +91,7 @@ class Engine:
             seed=options.seed,
             native=native,
             shares_blocks=options.prefix_cache and not options.whole,
+            sliding=options.sliding,
         )
         self._scheduler = self._new_scheduler()
         self._jobs: dict[int, Job] = {}
@@ -342,6 +318,9 @@ class Engine:
                 else:
                     if job.outcome is not None:
                         self._end(job)
+                    elif job.must_restart:
+                        job.must_restart = False
+                        self._scheduler.restart(job.sequence)
                 first = end
 
     def _count(self, batch: list[ScheduledRows], start: float, end: float) -> None:

@@ -20,6 +20,7 @@ from tektra.engine.prefix_cache import extend_digests, root_digest
 from tektra.engine.request import GenerateRequest, Request, RowsRequest, SequenceState
 from tektra.engine.sampler import make_sampler
 from tektra.engine.sampling_params import SamplingParams
+from tektra.engine.sliding import SlidingContext
 from tektra.errors import ContextLengthError, InvalidParameterError
 from tektra.tokenizer import Tokenizer
 
@@ -38,6 +39,7 @@ class Intake:
         seed: where the seeds of requests come from that name none; None for the operating system.
         native: the extension module with the native sampler; None for the NumPy one.
         shares_blocks: whether sequences use each other's blocks of the cache.
+        sliding: how texts that are generated go on beyond the context; None where they do not.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Intake:
         seed: int | None,
         native: ModuleType | None,
         shares_blocks: bool = True,
+        sliding: SlidingContext | None = None,
     ) -> None:
+        self._sliding = sliding
         self._shares_blocks = shares_blocks
         self._tokenizer = tokenizer
         self._context = context
@@ -75,6 +79,7 @@ class Intake:
             ContextLengthError: the tokens do not fit into the context.
         """
         tokens = self._checked(request)
+        dropped = self._shorten(request, tokens)
         sequence = SequenceState(
             id=-1,
             tokens=tokens,
@@ -89,7 +94,7 @@ class Intake:
         if self._shares_blocks:
             # Hashed here, not while others wait for the engine's thread.
             extend_digests(sequence.digests, tokens, sequence.root)
-        return self._new_job(request, sequence, listener)
+        return self._new_job(request, sequence, listener, dropped)
 
     def _checked(self, request: Request) -> list[int]:
         """The request's tokens, once they are known to be ones that can be run."""
@@ -105,12 +110,20 @@ class Intake:
                 "prompt",
                 f"token {tokens[bad][0]} is not in the vocabulary of {self._vocab_size} tokens",
             )
-        if len(tokens) > self._context:
-            raise ContextLengthError(len(tokens), self._context)
         result: list[int] = tokens.tolist()
         return result
 
-    def _new_job(self, request: Request, sequence: SequenceState, listener: Listener) -> Job:
+    def _shorten(self, request: Request, tokens: list[int]) -> int:
+        """Takes out what a sliding context has no room for; returns how many tokens those are."""
+        if len(tokens) <= self._context:
+            return 0
+        if self._sliding is None or not isinstance(request, GenerateRequest):
+            raise ContextLengthError(len(tokens), self._context)
+        return self._sliding.shorten(tokens)
+
+    def _new_job(
+        self, request: Request, sequence: SequenceState, listener: Listener, dropped: int
+    ) -> Job:
         if isinstance(request, RowsRequest):
             return RowsJob(request, sequence, listener)
         params = request.params
@@ -133,6 +146,8 @@ class Intake:
             tokenizer=self._tokenizer,
             seed=seed,
             context=self._context,
+            sliding=self._sliding,
+            num_dropped=dropped,
         )
 
     def _new_seed(self) -> int:

@@ -26,6 +26,7 @@ from tektra.engine.outputs import (
 from tektra.engine.request import GenerateRequest, RowsRequest, SequenceState
 from tektra.engine.sampler import Sampler
 from tektra.engine.sampling_params import Sampled
+from tektra.engine.sliding import SlidingContext
 from tektra.engine.stats import StatsRecorder
 from tektra.errors import CancelledError, TektraError
 from tektra.tokenizer.base import Tokenizer
@@ -66,6 +67,8 @@ class Job(ABC):
         self.started: float | None = None
         self.outcome: Outcome | None = None
         self.done = False
+        self.must_restart = False
+        """Whether the sequence has other tokens than those that were computed for it."""
         self._listener = listener
         self._last_event: Event | None = None
         self._abandoned = False
@@ -142,6 +145,8 @@ class GenerationJob(Job):
         tokenizer: turns tokens into text.
         seed: the sampler's, to be reported.
         context: tokens that the model can read.
+        sliding: how the text goes on beyond them; None where it ends there.
+        num_dropped: tokens that were taken out of the prompt, since they were too many.
     """
 
     def __init__(
@@ -154,6 +159,8 @@ class GenerationJob(Job):
         tokenizer: Tokenizer,
         seed: int,
         context: int,
+        sliding: SlidingContext | None = None,
+        num_dropped: int = 0,
     ) -> None:
         super().__init__(sequence, listener)
         params = request.params
@@ -163,10 +170,16 @@ class GenerationJob(Job):
         self._tokenizer = tokenizer
         self._seed = seed
         self._vocab_size = tokenizer.vocab_size
-        self._num_prompt = len(sequence.tokens)
+        self._num_read = len(sequence.tokens)
+        self._num_dropped = num_dropped
+        self._num_prompt = self._num_read + num_dropped
+        self._sliding = sliding
         # The last token generated is never read, so it needs no place in the context.
-        room = context - self._num_prompt + 1
-        self._max_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
+        room = context - self._num_read + 1
+        if sliding is not None:  # one context of text, where nobody says how much
+            self._max_tokens = params.max_tokens or context
+        else:
+            self._max_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
         self._min_tokens = params.min_tokens
         own_ends: frozenset[int] = frozenset() if params.ignore_eos else tokenizer.eos_ids
         self._end_tokens = own_ends.union(params.stop_token_ids)
@@ -203,14 +216,22 @@ class GenerationJob(Job):
             return self._finish("stop", self._detokenizer.stopped)
         if len(self._token_ids) >= self._max_tokens:
             return self._finish("length")
-        sequence = self.sequence
-        sequence.first_output = len(sequence.tokens)
-        sequence.tokens.append(token)
+        self._append(token)
         if text and self._stream:
             self._emit(self._chunk(text))
         if self._abandoned:
             self.cancel()
         return None
+
+    def _append(self, token: int) -> None:
+        """Puts a token where the model reads it next."""
+        sequence = self.sequence
+        sequence.tokens.append(token)
+        if self._sliding is not None:
+            dropped = self._sliding.shorten(sequence.tokens)
+            self._num_dropped += dropped
+            self.must_restart = dropped > 0
+        sequence.first_output = len(sequence.tokens) - 1
 
     def cancel(self) -> None:
         self._finish("cancelled")
@@ -258,6 +279,7 @@ class GenerationJob(Job):
             index=self._index,
             finish_reason=reason,
             completion=completion,
+            dropped_tokens=self._num_dropped,
         )
 
     def _completion(
@@ -274,6 +296,7 @@ class GenerationJob(Job):
             prompt_tokens=self._num_prompt,
             cached_tokens=self.sequence.num_cached,
             completion_tokens=len(self._token_ids),
+            dropped_tokens=self._num_dropped,
             seed=self._seed,
             logprobs=self._logprobs,
             timings=self._timings(),
@@ -290,7 +313,7 @@ class GenerationJob(Job):
                 total_s=now - self.submitted,
             )
         prefill, decode = self._first_token - started, self._last_token - self._first_token
-        computed = self._num_prompt - self.sequence.num_cached
+        computed = self._num_read - self.sequence.num_cached
         return Timings(
             queue_s=started - self.submitted,
             prefill_s=prefill,

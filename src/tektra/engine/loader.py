@@ -18,13 +18,14 @@ import numpy as np
 from tektra.backends.base import Backend, CompileOptions, Executable, Step
 from tektra.backends.cpu import native_core
 from tektra.backends.select import select_backend
-from tektra.config import DEFAULT_PACKED_CACHE, KV_TYPES, KvType, cache_dir
+from tektra.config import DEFAULT_PACKED_CACHE, KV_TYPES, MAX_CONTEXT, KvType, cache_dir
 from tektra.engine.model_files import load_tokenizer, open_model
 from tektra.engine.packed_copy import PackedCopy, default_store
 from tektra.engine.recommended_sampling import recommended_sampling
 from tektra.engine.resources import usable_cores
 from tektra.engine.sampling_params import SamplingParams
 from tektra.engine.sizing import DEFAULT_CONTEXT, choose_sizes, context_limit
+from tektra.engine.sliding import SlidingContext
 from tektra.engine.vector_settings import VectorSettings
 from tektra.engine.verify import VerifiedFiles, verify_file
 from tektra.errors import (
@@ -57,6 +58,7 @@ class LoadOptions:
         device: name of a device as `select_backend` takes it, or a backend.
         threads: threads that compute; None for the physical cores that this process can use.
         context: most tokens of one sequence; None to choose.
+        context_policy: what happens to texts beyond it: ``"stop"``, ``"slide"`` or ``"slide:N"``.
         max_batch: sequences that run at once.
         max_rows: token rows in one step.
         packed_cache: most bytes of all packed copies of models; 0 to use and write none.
@@ -68,6 +70,7 @@ class LoadOptions:
     device: str | Backend = "auto"
     threads: int | None = None
     context: int | None = None
+    context_policy: str = "stop"
     max_batch: int = 8
     max_rows: int = 512
     packed_cache: int = DEFAULT_PACKED_CACHE
@@ -77,6 +80,7 @@ class LoadOptions:
     def __post_init__(self) -> None:
         _check_int("threads", self.threads, _MAX_THREADS, optional=True)
         _check_int("context", self.context, 2**31 - 1, optional=True)
+        SlidingContext.from_policy(self.context_policy, self.context or MAX_CONTEXT)
         _check_int("max_batch", self.max_batch, _MAX_BATCH)
         _check_int("max_rows", self.max_rows, 2**16)
         if self.kv_type not in KV_TYPES:

@@ -10,7 +10,7 @@ import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from tektra.engine import text_vectors
 from tektra.engine.adapters import AdapterChoice, adapter_uses
 from tektra.engine.capabilities import Capabilities, capabilities_of
 from tektra.engine.delivery import compute_rows
+from tektra.engine.llm_options import LLMOptions
 from tektra.engine.loader import LoadOptions
 from tektra.engine.model_adapters import ModelAdapters
 from tektra.engine.packed_copy import PackedStatus
@@ -39,28 +40,9 @@ from tektra.engine.stats import EngineStats, Health
 from tektra.engine.text_vectors import Ranked
 from tektra.progress import CancelToken, ProgressCallback, ignore_progress
 
-__all__ = ["LLMOptions", "LocalModel"]
+__all__ = ["LocalModel"]
 
 _Floats = NDArray[np.float32]
-
-
-class LLMOptions(TypedDict, total=False):
-    """The options of `tektra.LLM`, for functions that pass them on."""
-
-    device: str | Backend
-    threads: int | None
-    context: int | None
-    max_batch: int
-    max_rows: int
-    kv_type: KvType | None
-    quant: str | None
-    max_waiting: int | None
-    prefix_cache: bool
-    seed: int | None
-    packed_cache: bool
-    adapters: Mapping[str, str | os.PathLike[str]] | None
-    progress: ProgressCallback
-    cancel: CancelToken | None
 
 
 class LocalModel(ModelAdapters):
@@ -73,6 +55,7 @@ class LocalModel(ModelAdapters):
         device: str | Backend = "auto",
         threads: int | None = None,
         context: int | None = None,
+        context_policy: str | None = None,
         max_batch: int = 8,
         max_rows: int = 512,
         kv_type: KvType | None = None,
@@ -91,6 +74,7 @@ class LocalModel(ModelAdapters):
             device=settings.device if device == "auto" else device,
             threads=settings.threads if threads is None else threads,
             context=settings.context if context is None else context,
+            context_policy=settings.context_policy if context_policy is None else context_policy,
             max_batch=max_batch,
             max_rows=max_rows,
             packed_cache=settings.packed_cache if packed_cache else 0,

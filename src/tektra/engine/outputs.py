@@ -101,6 +101,8 @@ class Completion:
         prompt_tokens: tokens of the prompt.
         cached_tokens: of those, how many the prefix cache had.
         completion_tokens: tokens generated.
+        dropped_tokens: tokens that gave way in the middle, since there were more than the context
+            holds; 0 but where the context slides.
         seed: seed that was used; with it the same request gives the same tokens.
         logprobs: one record for each of ``token_ids``; None unless asked for.
         timings: where the time went.
@@ -115,6 +117,7 @@ class Completion:
     cached_tokens: int
     completion_tokens: int
     seed: int
+    dropped_tokens: int = 0
     logprobs: list[TokenLogprob] | None = None
     timings: Timings = field(default_factory=Timings)
     error: TektraError | None = None
@@ -129,6 +132,7 @@ class Completion:
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
+            "dropped_tokens": self.dropped_tokens,
             "seed": self.seed,
             "logprobs": _logprobs(self.logprobs),
             "timings": self.timings.to_dict(),
@@ -148,6 +152,7 @@ class Chunk:
         index: number of the prompt among those of one call.
         finish_reason: None but for the last chunk.
         completion: the whole answer, with the last chunk.
+        dropped_tokens: tokens that gave way so far, as in `Completion`.
     """
 
     text: str
@@ -156,6 +161,7 @@ class Chunk:
     index: int = 0
     finish_reason: FinishReason | None = None
     completion: Completion | None = None
+    dropped_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -165,6 +171,7 @@ class Chunk:
             "logprobs": _logprobs(self.logprobs),
             "index": self.index,
             "finish_reason": self.finish_reason,
+            "dropped_tokens": self.dropped_tokens,
             "completion": None if self.completion is None else self.completion.to_dict(),
         }
 

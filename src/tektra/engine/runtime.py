@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 from tektra.engine.chat import ChatEncoder
-from tektra.engine.engine import Engine, EngineOptions
+from tektra.engine.engine import Engine
 from tektra.engine.loader import EitherCancelled, LoadedModel, LoadOptions, load
 from tektra.engine.model_adapters import load_adapter_into
+from tektra.engine.options import EngineOptions
+from tektra.engine.sliding import SlidingContext
 from tektra.engine.stats import EngineStats, Health
 from tektra.errors import CancelledError, RequestError
 from tektra.progress import CancelToken, ProgressCallback
@@ -204,6 +206,7 @@ class Runtime:
                 seed=self._seed,
                 whole=model.is_encoder,
                 step_rows=self._options.max_rows,
+                sliding=SlidingContext.from_policy(self._options.context_policy, model.context),
             ),
             vocab_size=model.drawn.config.vocab_size,
             native=model.native,

@@ -123,6 +123,13 @@ class Scheduler:
                     self.cache.insert(sequence.digests[index], int(sequence.blocks[index]))
                 sequence.num_registered = num_full
 
+    def restart(self, sequence: SequenceState) -> None:
+        """Computes a running sequence anew, whose tokens are others now; it comes first."""
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.digests.clear()
+        self.waiting.appendleft(sequence)
+
     def remove(self, sequence: SequenceState) -> None:
         """Takes out a sequence that is finished, failed or cancelled, and frees its blocks."""
         if sequence.running:
