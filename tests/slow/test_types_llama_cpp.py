@@ -7,40 +7,29 @@ there.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from tests.backends.steps import run_text
+from tests.slow.peer import divergence, needs_peer, ours, theirs, without_texts
 
-from tektra.backends.base import Backend, CompileOptions
 from tektra.backends.cpu import CpuBackend
 from tektra.backends.reference import ReferenceBackend
 from tektra.formats.ggml_types import GGMLType
-from tektra.formats.gguf import GGUFFile
 from tektra.formats.gguf_values import Typed
 from tektra.formats.gguf_writer import TensorSource, write_gguf
 from tektra.formats.quants import DECODABLE_TYPES, random_blocks
-from tektra.models.base import draw
 
-ROOT = Path(__file__).parents[2]
-FOLDER = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
-PEER = ROOT / "build" / "peers" / FOLDER
-WORKER = Path(__file__).with_name("llama_cpp_logits.py")
-OPTIONS = CompileOptions(max_rows=256, max_outputs=256, num_kv_blocks=8)
 HIDDEN, FFN, LAYERS, VOCAB = 512, 864, 2, 320  # 864 is no multiple of 256, as in some models
-TOKENS = np.random.default_rng(5).integers(0, VOCAB, 96).astype(np.int32)
+TOKENS = np.random.default_rng(5).integers(0, VOCAB, 96).tolist()
 
-pytestmark = pytest.mark.skipif(not PEER.exists(), reason="llama.cpp is not installed in build/")
+pytestmark = needs_peer
 
 
 def write(path: Path, types: list[GGMLType], *, tied: bool) -> None:
     """A llama whose matrices have these types in turn; where a row does not fit, IQ4_NL."""
-    metadata = {
+    sizes = {
         "general.architecture": "llama",
         "llama.block_count": Typed(LAYERS, "u32"),
         "llama.context_length": Typed(256, "u32"),
@@ -49,9 +38,8 @@ def write(path: Path, types: list[GGMLType], *, tied: bool) -> None:
         "llama.attention.head_count": Typed(8, "u32"),
         "llama.attention.head_count_kv": Typed(4, "u32"),
         "llama.attention.layer_norm_rms_epsilon": Typed(1e-5, "f32"),
-        "llama.vocab_size": Typed(VOCAB, "u32"),
-        "tokenizer.ggml.model": "none",
     }
+    metadata = without_texts(sizes, VOCAB)
     rng = np.random.default_rng([int(t) for t in types])
     turn = cycle(types)
     tensors: list[TensorSource] = []
@@ -83,41 +71,10 @@ def write(path: Path, types: list[GGMLType], *, tied: bool) -> None:
     write_gguf(path, metadata, tensors)
 
 
-def ours(path: Path, backend: Backend) -> NDArray[np.float32]:
-    with GGUFFile.open(path) as file:
-        executable = backend.compile(draw(file.metadata, file.tensors).graph, file, OPTIONS)
-        try:
-            return run_text(executable, TOKENS.tolist(), range(len(TOKENS)))
-        finally:
-            executable.close()
-
-
-def theirs(path: Path) -> NDArray[np.float32]:
-    tokens, out = path.with_suffix(".tokens.npy"), path.with_suffix(".logits.npy")
-    np.save(tokens, TOKENS)
-    command = [str(PEER), str(WORKER), str(path), str(tokens), str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    logits: NDArray[np.float32] = np.load(out)
-    return logits
-
-
-def log_softmax(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = x.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
-    return result
-
-
-def divergence(exact: NDArray[np.float32], out: NDArray[np.float32]) -> float:
-    """Mean Kullback-Leibler divergence of the next token's distribution, in nats."""
-    p, q = log_softmax(exact), log_softmax(out)
-    return float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1)))
-
-
 def check(path: Path) -> None:
-    exact = ours(path, ReferenceBackend(kv_dtype="float32"))
-    mine = divergence(exact, ours(path, CpuBackend()))
-    other = divergence(exact, theirs(path))
+    exact = ours(path, TOKENS, ReferenceBackend(kv_dtype="float32"))
+    mine = divergence(exact, ours(path, TOKENS, CpuBackend()))
+    other = divergence(exact, theirs(path, TOKENS))
     print(f"{path.stem}: {mine:.3g} here, {other:.3g} there")
     assert other < 0.002  # the same model at all
     assert mine < max(1.2 * other, 1e-6)
