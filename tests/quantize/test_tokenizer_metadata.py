@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tektra.tokenizer import load_from_gguf
 from tektra.tokenizer.pretokenizers import PRE_TOKENIZERS, build_pre_tokenizer
 from tektra.tokenizer.to_gguf import recognise_pre_tokenizer, tokenizer_metadata
 
+GOLDENS = Path(__file__).parents[1] / "goldens"
 TEXTS = ("hello world", "Hello  World\n\nthe 123 hell", "<|im_start|>hello<|im_end|> ld \u00e9")
 
 
@@ -89,3 +91,41 @@ def test_rules_are_recognised(name: str) -> None:
     found = PRE_TOKENIZERS[recognise_pre_tokenizer(content)]
     assert found.ignore_merges == PRE_TOKENIZERS[name].ignore_merges
     assert found.steps == PRE_TOKENIZERS[name].steps
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_without_a_configuration_the_frame_is_that_of_the_file(tmp_path: Path, bos: bool) -> None:
+    """Said in any case: what readers take for granted is not the same for all rules."""
+    oracle = byte_level("llama-bpe", bos=bos)
+    oracle.save(str(tmp_path / "tokenizer.json"))
+    metadata = plain(tokenizer_metadata(tmp_path))
+    assert metadata["tokenizer.ggml.add_bos_token"] is bos
+    assert metadata["tokenizer.ggml.add_eos_token"] is False
+    assert metadata.get("tokenizer.ggml.bos_token_id", 0) == 0
+    read = load_from_gguf(metadata)
+    for text in TEXTS:
+        assert read.encode(text, add_special=True) == oracle.encode(text).ids
+
+
+@pytest.mark.parametrize("name", ["spm_llama", "spm_gemma", "spm_plain", "spm_across"])
+def test_pieces_of_sentencepiece(tmp_path: Path, name: str) -> None:
+    folder = GOLDENS / "tokenizer"
+    shutil.copy(folder / f"{name}.model", tmp_path / "tokenizer.model")
+    metadata = plain(tokenizer_metadata(tmp_path, vocab_size=3000))
+    assert len(metadata["tokenizer.ggml.tokens"]) == len(metadata["tokenizer.ggml.scores"]) == 3000
+    read = load_from_gguf(metadata)
+    golden = json.loads((folder / f"{name}.json").read_text())
+    texts = json.loads((folder / "corpus.json").read_text())["texts"]
+    assert [read.encode(text, add_special=False) for text in texts] == golden["ids"]
+    with pytest.raises(TokenizerError, match=r"tokenizer.model has \d+ tokens"):
+        tokenizer_metadata(tmp_path, vocab_size=2)
+    # With both files the pieces count, which have scores.
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps({"model": {"type": "BPE", "byte_fallback": True, "vocab": {}, "merges": []}})
+    )
+    assert plain(tokenizer_metadata(tmp_path, vocab_size=3000)) == metadata
+
+
+def test_neither_file(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"neither tokenizer.json nor tokenizer.model"):
+        tokenizer_metadata(tmp_path)

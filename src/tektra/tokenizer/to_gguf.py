@@ -1,4 +1,4 @@
-"""The metadata that a GGUF file keeps a tokenizer in, from the tokenizer.json of a directory.
+"""The metadata that a GGUF file keeps a tokenizer in, from the files of a model directory.
 
 It writes what `gguf_bpe` and `gguf_spm` read, and llama.cpp too. Whether a kind of tokenizer can be
 told in that form is decided here; a pre-tokenizer is recognised by its rules, never by a name.
@@ -39,18 +39,24 @@ def tokenizer_metadata(folder: Path, *, vocab_size: int | None = None) -> dict[s
     """The keys ``tokenizer.ggml.*`` and ``tokenizer.chat_template`` for a model directory.
 
     Args:
-        folder: with tokenizer.json, and tokenizer_config.json where there is one.
+        folder: with tokenizer.json or tokenizer.model, and tokenizer_config.json where there is
+            one. Of pieces with scores tokenizer.model says more, so it goes before where both are.
         vocab_size: rows of the embeddings; tokens are filled up to so many. None for no more than
             there are.
 
     Raises:
-        TokenizerError: there is no tokenizer.json, or its kind or its rules have no GGUF form that
+        TokenizerError: there is neither file, or its kind or its rules have no GGUF form that
             is known.
         FormatError: a file is malformed.
     """
-    path = folder / "tokenizer.json"
+    path, pieces = folder / "tokenizer.json", (folder / "tokenizer.model").exists()
     if not path.exists():
-        raise TokenizerError(f"{folder} has no tokenizer.json", remedy="get that file too")
+        if pieces:
+            return _from_pieces(folder, vocab_size)
+        raise TokenizerError(
+            f"{folder} has neither tokenizer.json nor tokenizer.model",
+            remedy="get the one that the model has",
+        )
     try:
         content = json.loads(read_bounded(path))
         model = content["model"]
@@ -61,6 +67,8 @@ def tokenizer_metadata(folder: Path, *, vocab_size: int | None = None) -> dict[s
     config = tokenizer_config(folder)
     if kind == "BPE" and _is_byte_level(content):
         metadata = _byte_level(content, model, added, vocab_size)
+    elif pieces and (kind == "Unigram" or (kind == "BPE" and model.get("byte_fallback"))):
+        return _from_pieces(folder, vocab_size)
     elif kind == "BPE" and model.get("byte_fallback"):
         metadata = _spm_from_bpe(content, model, added, vocab_size)
     elif kind == "WordPiece":
@@ -84,7 +92,7 @@ def recognise_pre_tokenizer(content: Mapping[str, Any]) -> str:
     """The name in `PRE_TOKENIZERS` of the rules in a tokenizer.json.
 
     Rules are compared as the tokenizers library writes them out, so that the same rules in another
-    spelling are the same; where they differ, by what they do to a text that tells all known rules
+    spelling are the same; where they differ, by what they do to a text that tells common rules
     apart.
 
     Raises:
@@ -260,27 +268,73 @@ def _frame(
     tokens: Mapping[str, int],
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Whether beginning and end are put round a text: as configured, else as the file does it."""
+    """Whether beginning and end are put round a text: as configured, else as the file does it.
+
+    Said in any case, since readers of GGUF have a mind of their own where it is not.
+    """
     found: dict[str, Any] = {}
-    ids = {key: metadata.get(f"{_KEY}{key}_token_id") for key in ("bos", "eos")}
     processor = content.get("post_processor")
-    placed = _placed(processor) if isinstance(processor, Mapping) else set()
-    for key, typed in ids.items():
-        asked = config.get(f"add_{key}_token")
-        if isinstance(asked, bool):
-            found[f"{_KEY}add_{key}_token"] = asked
-        elif typed is not None:
-            found[f"{_KEY}add_{key}_token"] = any(tokens.get(t) == typed.value for t in placed)
+    before, after = _placed(processor) if isinstance(processor, Mapping) else ([], [])
+    for key, placed in (("bos", before), ("eos", after)):
+        id_key, asked = f"{_KEY}{key}_token_id", config.get(f"add_{key}_token")
+        ids = [tokens[text] for text in placed if text in tokens]
+        if id_key not in metadata and len(ids) == 1:
+            found[id_key] = Typed(ids[0], "u32")
+        known = metadata.get(id_key, found.get(id_key))
+        does = known is not None and known.value in ids
+        found[f"{_KEY}add_{key}_token"] = asked if isinstance(asked, bool) else does
     return found
 
 
-def _placed(processor: Mapping[str, Any]) -> set[str]:
-    """Texts of the special tokens that a post-processor puts round a single text."""
+def _placed(processor: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Texts of the special tokens that a post-processor puts before and after a single text."""
+    before: list[str] = []
+    after: list[str] = []
     if processor.get("type") == "Sequence":
-        return {t for part in processor.get("processors", []) for t in _placed(part)}
-    if processor.get("type") == "TemplateProcessing":
-        single = processor.get("single", [])
-        return {
-            p["SpecialToken"]["id"] for p in single if isinstance(p, dict) and "SpecialToken" in p
-        }
-    return {str(processor[k][0]) for k in ("cls", "sep") if isinstance(processor.get(k), list)}
+        for part in processor.get("processors", []):
+            outer, inner = _placed(part)
+            before, after = outer + before, after + inner
+    elif processor.get("type") == "TemplateProcessing":
+        here = before
+        for piece in processor.get("single", []):
+            if isinstance(piece, dict) and "SpecialToken" in piece:
+                here.append(str(piece["SpecialToken"]["id"]))
+            else:
+                here = after
+    else:
+        for key, texts in (("cls", before), ("sep", after)):
+            if isinstance(processor.get(key), list):
+                texts.append(str(processor[key][0]))
+    return before, after
+
+
+def _from_pieces(folder: Path, vocab_size: int | None) -> dict[str, Any]:
+    """What is in tokenizer.model: pieces with the scores that they were trained with."""
+    from tektra.tokenizer.sentencepiece_model import sentencepiece_metadata
+
+    plain = sentencepiece_metadata(
+        read_bounded(folder / "tokenizer.model"), tokenizer_config(folder)
+    )
+    tokens = plain[f"{_KEY}tokens"]
+    missing = (vocab_size or 0) - len(tokens)
+    if vocab_size is not None and missing < 0:
+        raise TokenizerError(
+            f"tokenizer.model has {len(tokens)} tokens, but the model has embeddings for "
+            f"{vocab_size}",
+            remedy="the files are of different models: get them anew",
+        )
+    fillers = [f"[PAD{len(tokens) + i}]" for i in range(max(0, missing))]
+    lists = {
+        "tokens": Typed([*tokens, *fillers], "str"),
+        "scores": Typed([*plain[f"{_KEY}scores"], *(-1e4 for _ in fillers)], "f32"),
+        "token_type": Typed(
+            [*map(int, plain[f"{_KEY}token_type"]), *(int(TokenType.UNUSED) for _ in fillers)],
+            "i32",
+        ),
+    }
+    charsmap = plain.get(f"{_KEY}precompiled_charsmap")
+    if charsmap is not None:
+        lists["precompiled_charsmap"] = Typed(charsmap, "u8")
+    ids = {k: Typed(v, "u32") for k, v in plain.items() if k.endswith("_token_id")}
+    named = {f"{_KEY}{key}": value for key, value in lists.items()}
+    return {**plain, **ids, **named, f"{_KEY}pre": "default"}
