@@ -6,7 +6,7 @@ It runs the reference backend, which shows what goes into every matrix and exper
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from tektra.backends.reference import ReferenceBackend
 from tektra.engine.model_files import load_tokenizer, open_model
 from tektra.engine.resources import available_memory
 from tektra.errors import FormatError, InvalidParameterError, MemoryLimitError
+from tektra.formats.tensor_info import TensorInfo
 from tektra.models.base import draw
 from tektra.progress import CancelToken, ProgressCallback, ProgressEvent, ignore_progress
 from tektra.quantize.imatrix import Activations, ImportanceMatrix
 
-__all__ = ["collect_importance"]
+__all__ = ["Sums", "collect_importance", "observed_step", "sums_of"]
 
 
 def collect_importance(
@@ -89,13 +90,13 @@ def collect_importance(
                 remedy="use a smaller window, or end other programs",
             )
         executable = backend.compile(drawn.graph, file, options, progress=progress, cancel=cancel)
-        sums = _Sums({n: i.shape[0] for n, i in file.tensors.items() if len(i.shape) == 3})
+        sums = sums_of(file.tensors)
         executable.observe = sums.add
         try:
             for number, tokens in enumerate(windows, start=1):
                 if cancel is not None:
                     cancel.check()
-                executable.run(_step(tokens), "hidden")
+                executable.run(observed_step(tokens), "hidden")
                 progress(ProgressEvent("observe", "", number, len(windows), "items"))
         finally:
             executable.close()
@@ -107,7 +108,7 @@ def collect_importance(
         )
 
 
-class _Sums:
+class Sums:
     """Sums of squares and rows, by matrix and expert, in float64."""
 
     def __init__(self, experts: dict[str, int]) -> None:
@@ -116,6 +117,7 @@ class _Sums:
         self._counts: dict[str, NDArray[np.float64]] = {}
 
     def add(self, name: str, expert: int, rows: NDArray[np.float32]) -> None:
+        """Adds the squares of rows that go into a matrix, or into one of its experts."""
         if name not in self._sums:
             count = self._experts.get(name, 1)
             self._sums[name] = np.zeros((count, rows.shape[1]))
@@ -125,6 +127,7 @@ class _Sums:
         self._counts[name][expert] += len(rows)
 
     def entries(self) -> dict[str, Activations]:
+        """What was added up, by matrix. Raises `FormatError` where it is not finite."""
         found = {}
         for name, sums in self._sums.items():
             if not np.isfinite(sums).all():
@@ -146,7 +149,13 @@ def _windows(tokenizer: Any, text: str, window: int) -> list[list[int]]:
     return parts if first is None else [[first, *part[1:]] for part in parts]
 
 
-def _step(tokens: list[int]) -> Step:
+def sums_of(tensors: Mapping[str, TensorInfo]) -> Sums:
+    """Empty sums for the matrices of a model; those of three dimensions have experts."""
+    return Sums({n: i.shape[0] for n, i in tensors.items() if len(i.shape) == 3})
+
+
+def observed_step(tokens: list[int]) -> Step:
+    """A step of one text, all of whose rows reach the last matrix."""
     count = len(tokens)
     return Step(
         token_ids=np.array(tokens, np.int32),
