@@ -3,9 +3,11 @@
     python -m benchmarks.quantize source-f16.gguf [--imatrix FILE] [--types q4_k_m,q8_0]
 
 For each mix both quantize the source, one after the other, on as many threads. Compared are the
-types of all tensors, the mean squared errors of the weights, the perplexity of the texts of
-`benchmarks.accuracy` (both files run in Tektra), and the seconds. Of one file the greedy tokens
-after three prompts are compared too, as Tektra and as llama.cpp continue them.
+types of all tensors, the mean squared errors of the weights, the perplexity of texts (both files
+run in Tektra), and the seconds. The texts are those of `benchmarks.accuracy` and pages of this
+project's documentation, in windows; of the ratio of perplexities the standard error is given, from
+the differences token by token. Of one file the greedy tokens after three prompts are compared too,
+as Tektra and as llama.cpp continue them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,8 +25,9 @@ from typing import Any
 
 import numpy as np
 from benchmarks.accuracy import TEXTS
-from benchmarks.common import RESULTS, ROOT, report, write_report
+from benchmarks.common import ROOT, add_common_options, report, write_report
 from benchmarks.peers.environments import llama_cpp_python
+from numpy.typing import NDArray
 
 WORKER = ROOT / "benchmarks" / "peers" / "quantize_llama_cpp.py"
 PROMPTS = (
@@ -31,25 +35,26 @@ PROMPTS = (
     "def mean(values):\n    total = 0.0\n",
     "In winter the lake freezes from its edges inward, because",
 )
+WINDOW = 512
+PAGES = ("structure.md", "embedding.md", "add_a_kernel.md")
 DEFAULT = "q8_0,q6_k,q5_k_m,q5_k_s,q5_1,q5_0,q4_k_m,q4_k_s,q4_1,q4_0,iq4_nl,iq4_xs,q3_k_m,q2_k"
 
 
 def main() -> None:
-    from tektra.engine.resources import usable_cores
-
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("--imatrix", type=Path)
     parser.add_argument("--types", default=DEFAULT)
     parser.add_argument("--greedy", default="q4_k_m", help="the mix whose tokens are compared")
     parser.add_argument("--python", type=Path, help="of an environment with llama-cpp-python")
-    parser.add_argument("--out", type=Path, default=RESULTS / "quantize.json")
+    add_common_options(parser)
     args = parser.parse_args()
-    python = args.python or llama_cpp_python("")
-    threads = usable_cores()
+    if args.isa:
+        os.environ["TEKTRA_ISA"] = args.isa
+    python, threads = args.python or llama_cpp_python(args.isa), args.threads
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=args.source.parent) as folder:
-        base = perplexity(args.source)
+        base = math.exp(surprises(args.source).mean())
         print(f"source: perplexity {base:.4f}", file=sys.stderr)
         for mix in args.types.split(","):
             row = one(args.source, mix, Path(folder), threads, python, args.imatrix)
@@ -65,8 +70,9 @@ def main() -> None:
         source_perplexity=base,
         greedy={"mix": args.greedy, "prompts": greedy},
     )
-    print(json.dumps(contents, indent=1))
-    write_report(args.out, contents)
+    for row in greedy:
+        print(json.dumps(row))
+    write_report(args.json, contents)
 
 
 def one(
@@ -106,27 +112,32 @@ def one(
                 for at, file in enumerate((a, b)):
                     rest = (file.dequantize(name) - weights).astype(np.float64)
                     errors[at] += float((rest * rest).sum())
-    perplexities = [perplexity(ours), perplexity(theirs)]
+    mine, other = surprises(ours), surprises(theirs)
+    ratio = math.exp((mine - other).mean())
     return {
         "mix": mix,
         "different_types": different,
         "error_ratio": math.sqrt(errors[0] / errors[1]) if errors[1] else 1.0,
-        "perplexity": perplexities[0],
-        "perplexity_llama_cpp": perplexities[1],
-        "perplexity_ratio": perplexities[0] / perplexities[1],
+        "perplexity": math.exp(mine.mean()),
+        "perplexity_llama_cpp": math.exp(other.mean()),
+        "perplexity_ratio": ratio,
+        "standard_error": float(ratio * (mine - other).std() / math.sqrt(len(mine))),
         "seconds": min(seconds["ours"]),
         "seconds_llama_cpp": min(seconds["theirs"]),
         "bytes": [ours.stat().st_size, theirs.stat().st_size],
     }
 
 
-def perplexity(path: Path) -> float:
-    """Of the texts, each by itself, over all their tokens."""
+def surprises(path: Path) -> NDArray[np.float64]:
+    """Of each token of the texts, in nats; each text, and each window of a page, by itself."""
     import tektra
 
-    with tektra.LLM(path, packed_cache=False, max_batch=1) as llm:
-        surprises = np.concatenate([-llm.score_next(text) for text in TEXTS])
-    return float(np.exp(surprises.mean()))
+    with tektra.LLM(path, packed_cache=False, max_batch=1, context=WINDOW) as llm:
+        texts: list[Any] = list(TEXTS)
+        for page in PAGES:
+            ids = llm.tokenize((ROOT / "docs" / page).read_text("utf-8"))
+            texts += [ids[at : at + WINDOW] for at in range(0, len(ids) - 1, WINDOW)]
+        return np.concatenate([-llm.score_next(text) for text in texts]).astype(np.float64)
 
 
 def tokens(
@@ -161,9 +172,10 @@ def tokens(
 def show(row: dict[str, Any]) -> str:
     return (
         f"{row['mix']:8} perplexity {row['perplexity']:.4f} / {row['perplexity_llama_cpp']:.4f} = "
-        f"{row['perplexity_ratio']:.4f}  error {row['error_ratio']:.4f}  seconds "
-        f"{row['seconds']:.2f} / {row['seconds_llama_cpp']:.2f}  other types "
-        f"{len(row['different_types'])}"
+        f"{row['perplexity_ratio']:.4f} +- {row['standard_error']:.4f}  "
+        f"error {row['error_ratio']:.4f}  "
+        f"seconds {row['seconds']:.2f} / {row['seconds_llama_cpp']:.2f}  "
+        f"other types {len(row['different_types'])}"
     )
 
 
