@@ -128,7 +128,8 @@ asan: $(RUNTIME) $(DEV) $(SMOLLM2) ## native tests, and Python tests of what rea
 	LD_PRELOAD="$$runtime $$library" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	    PYTHONPATH="$(ASAN)/python:$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	    $(PY) -S -m pytest -q -p no:cacheprovider -o pythonpath=$(ASAN)/python -o timeout=600 \
-	    $(wildcard tests/formats tests/adapters tests/backends tests/engine tests/robustness) $(PYTEST_ARGS)
+	    $(wildcard tests/formats tests/adapters tests/backends tests/engine tests/models tests/quantize \
+	        tests/robustness) $(PYTEST_ARGS)
 
 # Walking through a program is the same for every set, and takes most of a minute in an emulator:
 # it is done with one of them.
